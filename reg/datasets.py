@@ -1,0 +1,421 @@
+"""Photographs, dead leaves and folders become a manifest of training, validation and test images.
+
+The manifest is a CSV file with the columns name, role, source, path, width, height, sha256;
+`path` is absolute or relative to the manifest's folder, `sha256` is that of the file.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import skimage
+from PIL import Image
+from torch import Tensor
+
+from reg.console import progress
+from reg.dead_leaves import dead_leaves
+from reg.errors import InputError
+from reg.images import Pixels, read_image, read_pixels, write_pixels
+
+ROLES = ("train", "validation", "test")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+MEND = "run dvc repro -f prepare"
+
+# Image sizes that the factors 2, 3 and 4 of super-resolution divide.
+MULTIPLE = 12
+
+SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
+MATPLOTLIB_DATA = Path(matplotlib.get_data_path()) / "sample_data"
+
+# Colour photographs that the installed packages carry; nothing is downloaded. The motorcycle's
+# two views show one scene and so are one photograph: they never get different roles.
+PHOTOGRAPHS: dict[str, tuple[Path, ...]] = {
+    "astronaut": (SKIMAGE_DATA / "astronaut.png",),
+    "chelsea": (SKIMAGE_DATA / "chelsea.png",),
+    "coffee": (SKIMAGE_DATA / "coffee.png",),
+    "rocket": (SKIMAGE_DATA / "rocket.jpg",),
+    "motorcycle": (SKIMAGE_DATA / "motorcycle_left.png", SKIMAGE_DATA / "motorcycle_right.png"),
+    "retina": (SKIMAGE_DATA / "retina.jpg",),
+    "hubble": (SKIMAGE_DATA / "hubble_deep_field.jpg",),
+    "ihc": (SKIMAGE_DATA / "ihc.png",),
+    "grace_hopper": (MATPLOTLIB_DATA / "grace_hopper.jpg",),
+}
+
+
+class Row(NamedTuple):
+    """One image in the manifest."""
+
+    name: str
+    role: str
+    source: str
+    path: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file with its role; `label` says in the manifest where it came from."""
+
+    name: str
+    role: str
+    file: Path
+    label: str
+    in_place: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What decoding an image file once tells; width and height are those of the upright image."""
+
+    width: int
+    height: int
+    pixels_sha256: str
+    file_sha256: str
+
+
+def prepare(
+    output: Path,
+    *,
+    photographs: Mapping[str, Sequence[str]],
+    folders: Mapping[str, Sequence[str] | int],
+    root: Path | None,
+    sizes: Mapping[str, int | None],
+    crop: int,
+    dead_leaves_count: int,
+    dead_leaves_size: int,
+    seed: int,
+) -> Path:
+    """Write `output`/manifest.csv and the images that it does not find elsewhere; its path.
+
+    photographs: role -> names from PHOTOGRAPHS.
+    folders: role -> folders under `root` whose images (directly in them) have that role; for
+      validation also a number of images to hold back, evenly spread over the sorted training
+      files. Training reads them in place.
+    sizes: validation and test -> side to which the shorter side is reduced (Lanczos, antialiased)
+      before a central square is cut out; None leaves the image at its size, less the right and
+      bottom rows and columns beyond a multiple of 12.
+    crop: side of the training crops, into which every training image must fit.
+    dead_leaves_count, dead_leaves_size, seed: additional training images; each takes its colours
+      from one training image.
+
+    Raises InputError, before anything is written, for unknown names and roles, folders that are
+    missing or empty, images that are unreadable or too small, and a photograph (by name or by
+    its decoded pixels) in two roles.
+    """
+    _check_roles("photographs", photographs)
+    _check_roles("folders", folders)
+    sources = _photograph_sources(photographs) + _folder_sources(root, folders)
+    _check_names(sources)
+    for role in ROLES:
+        if not any(source.role == role for source in sources):
+            raise InputError(f"no image has the role {role}: name photographs or a folder for it")
+    if dead_leaves_count and dead_leaves_size < crop:
+        raise InputError(
+            f"dead leaves of size {dead_leaves_size} are smaller than the training crop of {crop}: "
+            "make them larger or the crop smaller"
+        )
+    smallest = {"train": crop, **{role: sizes.get(role) or MULTIPLE for role in ROLES[1:]}}
+    measured = _measure_all(sources, smallest)
+    _check_duplicates(sources, measured)
+
+    output.mkdir(parents=True, exist_ok=True)
+    rows = [
+        _row_in_place(output, source, known)
+        if source.in_place
+        else _write_source(output, source, sizes.get(source.role))
+        for source, known in zip(sources, measured, strict=True)
+    ]
+    rows += _write_dead_leaves(output, sources, dead_leaves_count, dead_leaves_size, seed)
+    return _write_manifest(output / "manifest.csv", rows)
+
+
+def read_manifest(path: Path, role: str | None = None) -> pd.DataFrame:
+    """Rows of a manifest (those of one role), with `path` usable as it stands.
+
+    Raises InputError if the manifest is missing or malformed or a listed file is missing or has
+    other bytes than when it was listed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {MEND}") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a manifest ({reason}): {MEND}") from error
+    missing = [column for column in Row._fields if column not in table.columns]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}: {MEND}")
+    if (table.fillna("") == "").any(axis=None):
+        raise InputError(f"{path} has incomplete lines: {MEND}")
+    unknown = set(table["role"]) - set(ROLES)
+    if unknown:
+        raise InputError(f"{path} has the unknown role {min(unknown)!r}: {MEND}")
+    try:
+        table = table.astype({"width": int, "height": int})
+    except ValueError as error:
+        raise InputError(f"{path} has a width or height that is no number: {MEND}") from error
+
+    if role is not None:
+        table = table[table["role"] == role].reset_index(drop=True)
+        if table.empty:
+            raise InputError(f"{path} has no image with the role {role}: {MEND}")
+    table["path"] = [str(path.parent / file) for file in table["path"]]
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_check_listed, table["path"], table["sha256"]):
+            pass
+    return table
+
+
+def load_images(manifest: Path, role: str) -> dict[str, Tensor]:
+    """Images of one role, name -> (1, 3, H, W) float32 in [0, 1], in the manifest's order."""
+    table = read_manifest(manifest, role)
+    return {
+        name: read_image(Path(path))
+        for name, path in zip(table["name"], table["path"], strict=True)
+    }
+
+
+def load_training_arrays(manifest: Path) -> list[Pixels]:
+    """Training images as uint8 arrays of shape (H, W, 3), in the manifest's order."""
+    table = read_manifest(manifest, "train")
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read_pixels, map(Path, table["path"])))
+
+
+def _check_roles(key: str, mapping: Mapping[str, object]) -> None:
+    for role in mapping:
+        if role not in ROLES:
+            raise InputError(f"{key}: unknown role {role!r}: use {', '.join(ROLES)}")
+
+
+def _photograph_sources(photographs: Mapping[str, Sequence[str]]) -> list[Source]:
+    role_of: dict[str, str] = {}
+    sources = []
+    for role in ROLES:
+        for name in photographs.get(role, ()):
+            if name not in PHOTOGRAPHS:
+                known = ", ".join(PHOTOGRAPHS)
+                raise InputError(f"photographs.{role}: unknown photograph {name!r}: use {known}")
+            if name in role_of:
+                raise InputError(
+                    f"photographs.{role}: {name} already has the role {role_of[name]}: "
+                    "give each photograph once"
+                )
+            role_of[name] = role
+            sources += _views(name, role)
+    return sources
+
+
+def _views(name: str, role: str) -> list[Source]:
+    # Training uses all views; measuring on two views would count one scene twice.
+    files = PHOTOGRAPHS[name] if role == "train" else PHOTOGRAPHS[name][:1]
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"{file} is missing: reinstall scikit-image and matplotlib from wheels"
+            )
+    names = [file.stem for file in files] if len(files) > 1 else [name]
+    package = "matplotlib" if files[0].parent == MATPLOTLIB_DATA else "scikit-image"
+    return [
+        Source(view, role, file, label=f"{package} {file.name}")
+        for view, file in zip(names, files, strict=True)
+    ]
+
+
+def _folder_sources(root: Path | None, folders: Mapping[str, Sequence[str] | int]) -> list[Source]:
+    if not folders:
+        if root is not None:
+            raise InputError(f"data.root is {root} but no folders are named: name them by role")
+        return []
+    if root is None:
+        raise InputError("data.root is not set: set it to the folder that holds the image folders")
+    if not root.is_dir():
+        raise InputError(f"data.root {root} is not a folder: set it to where the images are")
+
+    sources: list[Source] = []
+    held_back = 0
+    for role in ROLES:
+        value = folders.get(role, ())
+        if not isinstance(value, int):
+            for folder in value:
+                sources += _images_in(root, folder, role)
+        elif role == "validation":
+            held_back = value
+        else:
+            raise InputError(f"folders.{role}: {value} is not a list of folders: name folders")
+    return _hold_back(sources, held_back)
+
+
+def _images_in(root: Path, folder: str, role: str) -> list[Source]:
+    place = root / folder
+    if not (place.is_dir() and os.access(place, os.R_OK | os.X_OK)):
+        raise InputError(
+            f"folders.{role}: {place} is not a readable folder: check data.root and the name"
+        )
+    files = sorted(
+        file
+        for file in place.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise InputError(
+            f"folders.{role}: {place} holds no image ({', '.join(sorted(SUFFIXES))}): "
+            "name the folder that holds the files themselves"
+        )
+    prefix = "-".join(part for part in Path(folder).parts if part not in ("..", os.sep))
+    return [
+        Source(
+            f"{prefix}-{file.stem}" if prefix else file.stem,
+            role,
+            file,
+            label=f"{folder}/{file.name}",
+            in_place=role == "train",
+        )
+        for file in files
+    ]
+
+
+def _hold_back(sources: list[Source], count: int) -> list[Source]:
+    """Turn `count` training images, evenly spread over the sorted list, into validation images."""
+    if not count:
+        return sources
+    train = [i for i, source in enumerate(sources) if source.role == "train"]
+    if not 0 < count < len(train):
+        raise InputError(
+            f"folders.validation: cannot hold back {count} of {len(train)} training images: "
+            "use a smaller positive number or name a folder"
+        )
+    held_back = {train[(2 * i + 1) * len(train) // (2 * count)] for i in range(count)}
+    return [
+        replace(source, role="validation", in_place=False) if i in held_back else source
+        for i, source in enumerate(sources)
+    ]
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    file_of: dict[str, Path] = {}
+    for source in sources:
+        if source.name in file_of:
+            raise InputError(
+                f"{source.file} and {file_of[source.name]} would both be named {source.name}: "
+                "rename one or name its folder once"
+            )
+        file_of[source.name] = source.file
+
+
+def _measure_all(sources: Sequence[Source], smallest: Mapping[str, int]) -> list[Measured]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda source: _measure(source, smallest[source.role]), sources))
+
+
+def _measure(source: Source, smallest: int) -> Measured:
+    pixels = read_pixels(source.file)
+    height, width = pixels.shape[:2]
+    if min(width, height) < smallest:
+        raise InputError(
+            f"{source.file} has {width}x{height} pixels, but {source.role} images need "
+            f"{smallest}x{smallest}: remove it or lower the size"
+        )
+    digest = hashlib.sha256(f"{width}x{height}".encode() + pixels.tobytes())
+    return Measured(width, height, digest.hexdigest(), _sha256(source.file))
+
+
+def _check_duplicates(sources: Sequence[Source], measured: Sequence[Measured]) -> None:
+    first: dict[str, Source] = {}
+    for source, known in zip(sources, measured, strict=True):
+        twin = first.setdefault(known.pixels_sha256, source)
+        if twin.role != source.role:
+            raise InputError(
+                f"{source.file} ({source.role}) shows the same pixels as {twin.file} "
+                f"({twin.role}): remove it from one role"
+            )
+
+
+def _row_in_place(output: Path, source: Source, known: Measured) -> Row:
+    # An absolute data.root stays absolute; a relative one moves with the checkout.
+    path = source.file if source.file.is_absolute() else Path(os.path.relpath(source.file, output))
+    return Row(
+        source.name,
+        source.role,
+        source.label,
+        path.as_posix(),
+        known.width,
+        known.height,
+        known.file_sha256,
+    )
+
+
+def _write_source(output: Path, source: Source, size: int | None) -> Row:
+    pixels = read_pixels(source.file)
+    if source.role != "train":
+        pixels = _reduce_and_cut(pixels, size)
+    return _write_png(output, source.name, source.role, source.label, pixels)
+
+
+def _reduce_and_cut(pixels: Pixels, size: int | None) -> Pixels:
+    height, width = pixels.shape[:2]
+    if size is None:
+        return pixels[: height - height % MULTIPLE, : width - width % MULTIPLE]
+    scale = size / min(height, width)
+    width, height = round(width * scale), round(height * scale)
+    reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.asarray(reduced)[top : top + size, left : left + size]
+
+
+def _write_dead_leaves(
+    output: Path, sources: Sequence[Source], count: int, size: int, seed: int
+) -> list[Row]:
+    palettes = [source for source in sources if source.role == "train"]
+    rows = []
+    with progress("dead leaves", count) as shown:
+        for i in range(count):
+            palette = palettes[i % len(palettes)]
+            colours = read_pixels(palette.file).reshape(-1, 3)
+            pixels = dead_leaves(size, colours, np.random.default_rng((seed, i)))
+            label = f"dead leaves, colours of {palette.name}"
+            rows.append(_write_png(output, f"dead_leaves_{i:04d}", "train", label, pixels))
+            shown.step()
+    return rows
+
+
+def _write_png(output: Path, name: str, role: str, label: str, pixels: Pixels) -> Row:
+    path = f"{role}/{name}.png"
+    write_pixels(output / path, pixels)
+    height, width = pixels.shape[:2]
+    return Row(name, role, label, path, width, height, _sha256(output / path))
+
+
+def _write_manifest(path: Path, rows: Sequence[Row]) -> Path:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    pd.DataFrame(rows).to_csv(unfinished, index=False, lineterminator="\n")
+    os.replace(unfinished, path)
+    return path
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_listed(file: str, sha256: str) -> None:
+    try:
+        digest = _sha256(Path(file))
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): restore it or {MEND}"
+        ) from error
+    if digest != sha256:
+        raise InputError(f"{file} has changed since the manifest was written: {MEND}")

@@ -1,0 +1,205 @@
+"""Reconstruction methods: each is a generator of iterates x₁, x₂, … and nothing more.
+
+None measures, logs or stops; `reg.evaluation.trace` does. All start from `problem.start`, hold
+O(1) images, and yield tensors (N,3,H,W) that they will not change afterwards.
+
+With f(x) = ½‖Ax − y‖², the methods seek min f(x) + σ²φ(x), φ being given by its gradient G, by a
+denoiser D_s ≈ prox_{s²φ}, or explicitly.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reg.problems import Problem
+
+Gradient = Callable[[Tensor], Tensor]
+DenoiserFunction = Callable[[Tensor, float], Tensor]
+Descent = Literal["plain", "adam", "spectral"]
+
+
+def data_gradient(problem: Problem, x: Tensor) -> Tensor:
+    """∇f(x) = Aᵀ(Ax − y)."""
+    return problem.operator.A_adjoint(problem.operator.A(x) - problem.y)
+
+
+# --- gradient methods ----------------------------------------------------------------------
+
+
+def pnp_gd(
+    problem: Problem,
+    regularizer: Gradient,
+    *,
+    sigma: float,
+    step: float,
+    descent: Descent = "plain",
+) -> Iterator[Tensor]:
+    """PnP gradient descent: x ← x − μ(Aᵀ(Ax − y) + σ²G(x)) (PnP-ReG, section 4).
+
+    `descent` says how the gradient is followed; see `descend`.
+    """
+
+    def gradient(x: Tensor) -> Tensor:
+        return data_gradient(problem, x) + sigma**2 * regularizer(x)
+
+    return descend(problem, gradient, step, descent)
+
+
+def red_gd(
+    problem: Problem,
+    denoiser: DenoiserFunction,
+    *,
+    weight: float,
+    sigma: float,
+    step: float,
+    descent: Descent = "plain",
+) -> Iterator[Tensor]:
+    """RED: x ← x − μ(Aᵀ(Ax − y) + w(x − D_σ(x))) (Romano, Elad & Milanfar, 2017)."""
+
+    def gradient(x: Tensor) -> Tensor:
+        return data_gradient(problem, x) + weight * (x - denoiser(x, sigma))
+
+    return descend(problem, gradient, step, descent)
+
+
+def descend(
+    problem: Problem, gradient: Gradient, step: float, descent: Descent
+) -> Iterator[Tensor]:
+    """Follow a gradient g from the problem's start.
+
+    - ``plain``: x ← x − μg, the equation of the paper;
+    - ``adam``: the gradient goes through Adam with a constant rate μ, as in the official code;
+    - ``spectral``: x ← x − (AᵀA + 1/μ)⁻¹g, the metric of the operator itself. A step costs one
+      closed-form solve more, the stationary points are the same, and where AᵀA is large the
+      step is that of Newton, so μ need only respect the regularizer: μ < 2/Lip(σ²G).
+    """
+    if descent == "plain":
+        return _plain(problem.start, gradient, step)
+    if descent == "adam":
+        return _adam(problem.start, gradient, step)
+    return _spectral(problem, gradient, step)
+
+
+def _plain(x: Tensor, gradient: Gradient, step: float) -> Iterator[Tensor]:
+    while True:
+        x = x - step * gradient(x)
+        yield x
+
+
+def _adam(
+    x: Tensor,
+    gradient: Gradient,
+    step: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> Iterator[Tensor]:
+    mean, square = torch.zeros_like(x), torch.zeros_like(x)
+    for k in count(1):
+        g = gradient(x)
+        mean.lerp_(g, 1 - beta1)
+        square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        scale = (square / (1 - beta2**k)).sqrt_().add_(epsilon)
+        x = torch.addcdiv(x, mean, scale, value=-step / (1 - beta1**k))
+        yield x
+
+
+def _spectral(problem: Problem, gradient: Gradient, step: float) -> Iterator[Tensor]:
+    # prox_l2(v, 0, γ) = (γAᵀA + 1)⁻¹v, so μ·prox_l2(g, 0, μ) = (AᵀA + 1/μ)⁻¹g.
+    x, zero = problem.start, torch.zeros_like(problem.y)
+    while True:
+        x = x - step * problem.operator.prox_l2(gradient(x), zero, step)
+        yield x
+
+
+# --- splitting methods ---------------------------------------------------------------------
+
+
+def noise_levels(first: float, last: float, iterations: int) -> Iterator[float]:
+    """s₁, s₂, …: geometric from `first` to `last` over `iterations`, then `last` for ever."""
+    for k in range(iterations):
+        yield first * (last / first) ** (k / max(iterations - 1, 1))
+    while True:
+        yield last
+
+
+def pnp_admm(
+    problem: Problem, denoiser: DenoiserFunction, *, sigma: float, levels: Iterator[float]
+) -> Iterator[Tensor]:
+    """PnP-ADMM: x = prox_{f/ρ}(z − u), z = D_s(x + u), u ← u + x − z with ρ = σ²/s².
+
+    `levels` gives s = s_k; when it changes, the scaled dual u is rescaled with ρ, so that ρu, the
+    multiplier, is continuous (Venkatakrishnan et al., 2013; Chan et al., 2017). Yields z.
+    """
+    z, u = problem.start, torch.zeros_like(problem.start)
+    previous = None
+    for s in levels:
+        if previous is not None and s != previous:
+            u = u * (s / previous) ** 2
+        previous = s
+        x = problem.operator.prox_l2(z - u, problem.y, (s / sigma) ** 2)
+        z = denoiser(x + u, s)
+        u = u + x - z
+        yield z
+
+
+def pnp_hqs(
+    problem: Problem, denoiser: DenoiserFunction, *, sigma: float, levels: Iterator[float]
+) -> Iterator[Tensor]:
+    """PnP-HQS: x = prox_{f/ρ}(z), z = D_s(x) with ρ = σ²/s² (DPIR: Zhang et al., 2022)."""
+    z = problem.start
+    for s in levels:
+        x = problem.operator.prox_l2(z, problem.y, (s / sigma) ** 2)
+        z = denoiser(x, s)
+        yield z
+
+
+def pnp_pgd(
+    problem: Problem, denoiser: DenoiserFunction, *, sigma: float, step: float
+) -> Iterator[Tensor]:
+    """PnP proximal gradient: x ← D_σ(x − μAᵀ(Ax − y))."""
+    x = problem.start
+    while True:
+        x = denoiser(x - step * data_gradient(problem, x), sigma)
+        yield x
+
+
+# --- total variation -----------------------------------------------------------------------
+
+
+def image_gradient(x: Tensor) -> Tensor:
+    """Forward differences, zero at the last row and column: (N,3,H,W) → (2,N,3,H,W)."""
+    out = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
+    out[0, ..., :-1, :] = x[..., 1:, :] - x[..., :-1, :]
+    out[1, ..., :, :-1] = x[..., :, 1:] - x[..., :, :-1]
+    return out
+
+
+def image_gradient_adjoint(p: Tensor) -> Tensor:
+    """The adjoint of `image_gradient` (minus the divergence): (2,N,3,H,W) → (N,3,H,W)."""
+    out = torch.zeros_like(p[0])
+    out[..., :-1, :] -= p[0, ..., :-1, :]
+    out[..., 1:, :] += p[0, ..., :-1, :]
+    out[..., :, :-1] -= p[1, ..., :, :-1]
+    out[..., :, 1:] += p[1, ..., :, :-1]
+    return out
+
+
+def total_variation(problem: Problem, *, weight: float, step: float) -> Iterator[Tensor]:
+    """min f(x) + w·TV(x), isotropic and joint over the channels, by Chambolle & Pock (2011).
+
+    The primal step is `step`, the dual one 1/(8·step), since ‖∇‖² ≤ 8.
+    """
+    x = problem.start
+    p = torch.zeros_like(image_gradient(x))
+    over = x
+    while True:
+        p = p + image_gradient(over) / (8 * step)
+        p = p / (p.square().sum(dim=(0, 2), keepdim=True).sqrt() / weight).clamp_min(1)
+        previous = x
+        x = problem.operator.prox_l2(x - step * image_gradient_adjoint(p), problem.y, step)
+        over = 2 * x - previous
+        yield x

@@ -1,0 +1,121 @@
+"""The compared methods by name: what each needs, and the two parameters that are tuned.
+
+A name may carry the networks it uses: `pnp-gd@fixed` is PnP-GD with the ReG that was trained
+with a fixed denoiser, `pnp-admm@updated` PnP-ADMM with the denoiser that ReG training updated.
+Without `@` a method uses what the paper compares: ReG `updated`, denoiser `original`.
+
+Noise levels among the parameters are in /255.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from reg.errors import InputError
+from reg.iterations import (
+    DenoiserFunction,
+    Gradient,
+    noise_levels,
+    pnp_admm,
+    pnp_gd,
+    red_gd,
+)
+from reg.problems import Problem, Task, parse_task
+
+Parameters = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The trained networks by arm, loaded once for all methods, tasks and images."""
+
+    denoisers: Mapping[str, DenoiserFunction] = field(default_factory=dict)
+    regularizers: Mapping[str, Gradient] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is run, and where the tuning of its parameters begins."""
+
+    arm: str
+    run: Callable[[Problem, Networks, str, Parameters], Iterator[Tensor]]
+    begin: Callable[[Task], dict[str, float]]
+
+
+def iterate(
+    method: str, problem: Problem, networks: Networks, parameters: Parameters
+) -> Iterator[Tensor]:
+    """The iterates of a method by name; InputError if the name is unknown."""
+    kind, _, arm = method.partition("@")
+    known = method_named(method)
+    return known.run(problem, networks, arm or known.arm, parameters)
+
+
+def method_named(method: str) -> Method:
+    """The entry of METHODS for a name with or without its `@arm`."""
+    kind = method.partition("@")[0]
+    if kind not in METHODS:
+        raise InputError(f"method '{method}': must be one of {', '.join(METHODS)}")
+    return METHODS[kind]
+
+
+def _noise(task: Task) -> float:
+    """Where to begin with σ: the noise level, and 1/255 without noise."""
+    return 255 * task.sigma_n or 1.0
+
+
+def _pnp_gd(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    sigma = parameters["sigma"] / 255
+    return pnp_gd(
+        problem,
+        networks.regularizers[arm],
+        sigma=sigma,
+        step=1 / (sigma**2 * parameters["curvature"]),
+        descent="spectral",
+    )
+
+
+def _red(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    # With this step the spectral descent is RED's fixed-point strategy (Romano et al., eq. 37).
+    weight = parameters["weight"]
+    return red_gd(
+        problem,
+        networks.denoisers[arm],
+        weight=weight,
+        sigma=parameters["sigma"] / 255,
+        step=1 / weight,
+        descent="spectral",
+    )
+
+
+def _pnp_admm(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    level = parameters["level"] / 255
+    return pnp_admm(
+        problem,
+        networks.denoisers[arm],
+        sigma=parameters["sigma"] / 255,
+        levels=noise_levels(level, level, 1),
+    )
+
+
+METHODS: dict[str, Method] = {
+    "pnp-gd": Method("updated", _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 100.0}),
+    "red": Method(
+        "original",
+        _red,
+        lambda task: {"weight": 0.01, "sigma": 10.0 if task.sigma_n else 20.0},
+    ),
+    "pnp-admm": Method("original", _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
+}
+
+
+def begin(method: str, task: str) -> dict[str, float]:
+    """The parameters at which tuning begins, for a method and a task by name."""
+    return METHODS[method.partition("@")[0]].begin(parse_task(task))

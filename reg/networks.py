@@ -1,0 +1,277 @@
+"""Bias-free DRUNet, and the two networks built on it: the denoiser D and the regularizer G."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reg.errors import InputError
+
+Form = Literal["plain", "residual"]
+Precision = Literal["auto", "fp32", "bf16"]
+STRIDE = 8  # three 2x downsamplings
+
+
+class ResBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), without biases."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.res = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.res(x)
+
+
+class DRUNet(nn.Module):
+    """The bias-free residual U-Net of DPIR (Zhang et al., TPAMI 2022), any width and depth.
+
+    (N, in_channels, H, W) → (N, 3, H, W) for any H, W: the input is replicate-padded to a
+    multiple of 8 and the output cropped. Without biases the map is positively homogeneous:
+    N(t·x) = t·N(x) for t > 0. Module names are those of the published weight files.
+
+    Under autocast the first and the last convolution stay in float32: they touch the image
+    itself, where the 8 bits of bfloat16 would add an error comparable to a noise of 0.3/255.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512), blocks: int = 4
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.channels, self.blocks = in_channels, tuple(channels), blocks
+        c1, c2, c3, c4 = channels
+        self.m_head = nn.Conv2d(in_channels, c1, 3, padding=1, bias=False)
+        self.m_down1 = self._down(c1, c2)
+        self.m_down2 = self._down(c2, c3)
+        self.m_down3 = self._down(c3, c4)
+        self.m_body = nn.Sequential(*(ResBlock(c4) for _ in range(blocks)))
+        self.m_up3 = self._up(c4, c3)
+        self.m_up2 = self._up(c3, c2)
+        self.m_up1 = self._up(c2, c1)
+        self.m_tail = nn.Conv2d(c1, 3, 3, padding=1, bias=False)
+
+    def _down(self, fine: int, coarse: int) -> nn.Sequential:
+        return nn.Sequential(
+            *(ResBlock(fine) for _ in range(self.blocks)),
+            nn.Conv2d(fine, coarse, 2, stride=2, bias=False),
+        )
+
+    def _up(self, coarse: int, fine: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False),
+            *(ResBlock(fine) for _ in range(self.blocks)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        bottom, right = -height % STRIDE, -width % STRIDE
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        with torch.autocast(x.device.type, enabled=False):
+            x1 = self.m_head(x)
+        x2 = self.m_down1(x1)
+        x3 = self.m_down2(x2)
+        x4 = self.m_down3(x3)
+        x = self.m_up3(self.m_body(x4) + x4)
+        x = self.m_up2(x + x3)
+        x = self.m_up1(x + x2)
+        x = (x + x1).to(self.m_tail.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.m_tail(x)
+        return x[..., :height, :width]
+
+
+class Denoiser(nn.Module):
+    """D_σ(z): a DRUNet that sees the image and a constant noise-level map.
+
+    z: (N,3,H,W), values about [0,1]; sigma: a float or a tensor of N values, the assumed
+    standard deviation of the noise in the units of z.
+    """
+
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), blocks: int = 4) -> None:
+        super().__init__()
+        self.network = DRUNet(4, channels, blocks)
+
+    def forward(self, z: Tensor, sigma: float | Tensor) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).reshape(-1, 1, 1, 1)
+        level = level.expand(z.shape[0], 1, *z.shape[-2:])
+        out: Tensor = self.network(torch.cat([z, level], dim=1))
+        return out
+
+
+class Regularizer(nn.Module):
+    """G(x) ≈ ∇φ(x): the regularizing gradient ("ReG"), (N,3,H,W) → (N,3,H,W).
+
+    - ``plain``: G(x) = s·N(x), the paper's network with its output scaled;
+    - ``residual``: G(x) = s·(x − N(x)), a trainable RED residual.
+
+    N is a DRUNet without noise-level channel. G's targets (z − D_σ(z))/σ² are of the order of
+    1/σ, hence the scale s; it can be folded into the last layer (`fold_scale`).
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        blocks: int = 4,
+        form: Form = "plain",
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = DRUNet(3, channels, blocks)
+        self.form: Form = form
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x)
+        return self.scale * (out if self.form == "plain" else x - out)
+
+    def fold_scale(self) -> None:
+        """Fold s into the last layer of a plain G: the same function with s = 1."""
+        if self.form != "plain":
+            raise InputError("only the plain form of G can fold its scale into the last layer")
+        with torch.no_grad():
+            self.network.m_tail.weight.mul_(self.scale)
+        self.scale = 1.0
+
+
+Network = Denoiser | Regularizer
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw every weight from U(−b, b) with b = 1/√fan_in, torch's own law for convolutions.
+
+    In a short training this is several dB ahead of the orthogonal start of gain 0.2 that the
+    DRUNet authors use: through 20 layers without biases that one begins with vanishing signals.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+
+
+def start_from_denoiser(regularizer: Regularizer, denoiser: Denoiser) -> None:
+    """Start N from D's weights, less the noise-level channel of the first layer.
+
+    Raises InputError if the two networks differ in width or depth.
+    """
+    source, target = denoiser.network, regularizer.network
+    if (source.channels, source.blocks) != (target.channels, target.blocks):
+        raise InputError(
+            "G can start from D's weights only if both have the same channels and blocks; "
+            "set train_reg's `start: random` or equal sizes"
+        )
+    state = source.state_dict()
+    state["m_head.weight"] = state["m_head.weight"][:, :3]
+    target.load_state_dict(state)
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+def save_network(network: Network, path: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write safetensors that carry the architecture and the training parameters as metadata.
+
+    One metadata key holding sorted JSON: several keys would be written in random order.
+    """
+    about: dict[str, Any] = {
+        "kind": "denoiser" if isinstance(network, Denoiser) else "regularizer",
+        "channels": list(network.network.channels),
+        "blocks": network.network.blocks,
+        "training": dict(training or {}),
+    }
+    if isinstance(network, Regularizer):
+        about |= {"form": network.form, "scale": network.scale}
+    tensors = {
+        name: value.detach().to("cpu", torch.float32).contiguous()
+        for name, value in network.network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"reg": json.dumps(about, sort_keys=True)})
+    partial.replace(path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `save_network` recorded: kind, channels, blocks, form and scale of G, training."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        about: dict[str, Any] = json.loads(metadata["reg"])
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such weights file") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError):
+        raise InputError(
+            f"{path}: not a weights file of this package (safetensors written by `reg`)"
+        ) from None
+    return about
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    about = read_metadata(path)
+    if about["kind"] != kind:
+        raise InputError(f"{path}: holds a {about['kind']}, a {kind} is needed here")
+    with safe_open(path, framework="pt") as file:
+        return about, {name: file.get_tensor(name) for name in file.keys()}
+
+
+def _fill(network: Network, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        network.network.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip()
+        raise InputError(f"{path}: weights do not fit the architecture: {detail}") from None
+
+
+def load_denoiser(path: Path) -> Denoiser:
+    """Read D from a file of `save_network`; InputError if it is none, or of another kind."""
+    about, tensors = _load(path, "denoiser")
+    denoiser = Denoiser(about["channels"], about["blocks"])
+    _fill(denoiser, tensors, path)
+    return denoiser
+
+
+def load_regularizer(path: Path) -> Regularizer:
+    """Read G from a file of `save_network`; InputError if it is none, or of another kind."""
+    about, tensors = _load(path, "regularizer")
+    regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
+    _fill(regularizer, tensors, path)
+    return regularizer
+
+
+# --- precision -----------------------------------------------------------------------------
+
+
+def resolve_precision(precision: Precision, device: str | torch.device = "cpu") -> str:
+    """`auto` → `bf16` where the hardware computes with it natively, else `fp32`."""
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Without these instructions oneDNN emulates bf16, slower than fp32.
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+@contextmanager
+def inference(precision: Precision, device: str | torch.device = "cpu") -> Iterator[None]:
+    """No gradients, and bfloat16 autocast where `precision` resolves to it."""
+    kind = torch.device(device).type
+    bf16 = resolve_precision(precision, device) == "bf16"
+    with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
+        yield
+
+
+def for_inference(network: Network, device: str | torch.device = "cpu") -> Network:
+    """Freeze a network and lay its weights out for fast inference."""
+    network.requires_grad_(False).eval()
+    return network.to(device=device, memory_format=torch.channels_last)

@@ -1,0 +1,554 @@
+"""Every figure of the report, as pure functions of result tables and kept images.
+
+Each `draw_*` returns a matplotlib Figure; `save_figure` writes it as vector pdf and as png,
+byte for byte the same for the same input. Colours are those of Okabe & Ito (2008), one per
+method in every figure, with the line style telling variants of a method apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+
+from reg.claims import METHODS, MSD_RANGE, PSNR_DROP, in_order, task_name, tasks_in_order
+from reg.images import Pixels
+from reg.statistics import paired_difference
+
+PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
+MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
+TEXT_WIDTH = 7.0  # inches, a page of two columns
+BLUE, VERMILLION, ORANGE, SKY = "#0072B2", "#D55E00", "#E69F00", "#56B4E9"
+GREEN, PURPLE, BLACK, GREY = "#009E73", "#CC79A7", "#000000", "#767676"
+COLOURS = {
+    "start": GREY,
+    "pnp-gd": BLUE,
+    "red": VERMILLION,
+    "pnp-admm": ORANGE,
+    "pnp-hqs": SKY,
+    "pnp-pgd": GREEN,
+    "gs-pnp": PURPLE,
+    "tv": BLACK,
+    "pnp-gd@updated": BLUE,
+    "pnp-gd@fixed": BLUE,
+    "pnp-admm@original": ORANGE,
+    "pnp-admm@updated": "#7A5200",  # PnP-ADMM's hue, darker: its two lines share one plot
+    "unrolled-reg": BLUE,
+    "unrolled-random": GREY,
+}
+INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
+DASHED = {"pnp-gd@fixed", "pnp-admm@original", "unrolled-random"}
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "image.interpolation": "none",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "reg",
+}
+
+
+def save_figure(draw: Callable[[], Figure], stem: Path) -> None:
+    """Draw in the project's style; write `<stem>.pdf` and `<stem>.png` without dates."""
+    with mpl.rc_context(STYLE):
+        figure = draw()
+        figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
+        figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+
+
+def label(method: str) -> str:
+    """The name readers know a method by."""
+    return METHODS.get(method, method)
+
+
+# --- curves -----------------------------------------------------------------------------------
+
+
+def wide(table: pd.DataFrame, task: str, method: str, metric: str) -> pd.DataFrame:
+    """Values by iteration (rows) and image (columns)."""
+    rows = table[
+        (table["task"] == task) & (table["method"] == method) & (table["metric"] == metric)
+    ]
+    return rows.pivot(index="iteration", columns="image", values="value").sort_index()
+
+
+def draw_iterations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """PSNR (top) and mean squared step (bottom) against iteration, one column per task.
+
+    The line is the mean over images (geometric for the step, whose axis is logarithmic), the
+    band goes from the least to the greatest image.
+    """
+    figure = Figure(figsize=(TEXT_WIDTH, 4.1), layout="constrained")
+    axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
+    for column, task in enumerate(tasks):
+        top, bottom = axes[0, column], axes[1, column]
+        ends: dict[str, list[tuple[str, str, float]]] = {"psnr": [], "msd": []}
+        methods = in_order(table.loc[table["task"] == task, "method"].unique().tolist())
+        for method in methods:
+            for metric, axis in (("psnr", top), ("msd", bottom)):
+                values = wide(table, task, method, metric)
+                values = values[values.index > 0]  # no place for the start on a logarithmic axis
+                if not values.empty:
+                    final = _band(axis, values, method, metric)
+                    text = f"{label(method)}\n{final:.2f} dB" if axis is top else label(method)
+                    ends[metric].append((text, COLOURS.get(method, GREEN), final))
+        top.set_title(task_name(task))
+        for axis in (top, bottom):
+            _log_iterations(axis)
+        bottom.set_yscale("log")
+        bottom.set_xlabel("iteration")
+        # A run that diverged leaves the plot rather than squeezing the others.
+        lowest, highest = top.get_ylim()
+        top.set_ylim(bottom=max(lowest, highest - PSNR_SHOWN))
+        bottom.set_ylim(top=min(bottom.get_ylim()[1], MSD_SHOWN))
+        _names_right(top, ends["psnr"])
+        _names_right(bottom, ends["msd"], gap=0.09)
+    axes[0, 0].set_ylabel("PSNR (dB)")
+    axes[1, 0].set_ylabel("mean squared step")
+    return figure
+
+
+def _band(axis: Axes, values: pd.DataFrame, method: str, metric: str) -> float:
+    """Draw mean and range over images; return the last mean."""
+    numbers = values.to_numpy(dtype=float)
+    if metric == "msd":
+        numbers = np.clip(numbers, *MSD_RANGE)
+        mean = np.exp(np.log(numbers).mean(axis=1))
+    else:
+        mean = numbers.mean(axis=1)
+    x = values.index.to_numpy(dtype=float)
+    style = "--" if method in DASHED else "-"
+    colour = COLOURS.get(method, GREEN)
+    axis.fill_between(
+        x, numbers.min(axis=1), numbers.max(axis=1), color=colour, alpha=0.14, linewidth=0
+    )
+    axis.plot(x, mean, style, color=colour, linewidth=1.1)
+    best = int(mean.argmax())
+    if metric == "psnr" and mean[best] - mean[-1] > PSNR_DROP:
+        axis.plot(x[best], mean[best], "o", color=colour, markersize=4, markerfacecolor="white")
+    return float(mean[-1])
+
+
+def _log_iterations(axis: Axes) -> None:
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(10))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _names_right(axis: Axes, ends: Sequence[tuple[str, str, float]], gap: float = 0.17) -> None:
+    """(text, colour, value) at the right end of lines, pushed apart to at least `gap`.
+
+    Positions are fractions of the axis height, so that they hold for both kinds of axis; the
+    limits of the axis must be final.
+    """
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high)
+    ordered = sorted(ends, key=lambda e: e[2])
+    values = np.array([low, high, *(e[2] for e in ordered)])
+    if axis.get_yscale() == "log":
+        values = np.log(values)
+    wanted = (values[2:] - values[0]) / (values[1] - values[0])
+    places = spread(wanted.tolist(), gap, 0.04, 0.96)
+    for (text, colour, _), place in zip(ordered, places, strict=True):
+        axis.annotate(
+            text,
+            (1.02, place),
+            xycoords="axes fraction",
+            color=INK.get(colour, colour),
+            fontsize=7,
+            va="center",
+            linespacing=1.05,
+            annotation_clip=False,
+        )
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending positions moved least (in order) to lie `gap` apart within [low, high]."""
+    n = len(wanted)
+    gap = min(gap, (high - low) / max(1, n - 1))
+    # least squares with equal spacing removed is isotonic regression; n is tiny, so blocks merge
+    blocks: list[list[float]] = []
+    for i, value in enumerate(wanted):
+        blocks.append([value - i * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            merged = blocks.pop()
+            blocks[-1] += merged
+    flat = [float(np.mean(b)) for b in blocks for _ in b]
+    return [min(max(v, low), high - (n - 1) * gap) + i * gap for i, v in enumerate(flat)]
+
+
+def draw_training(
+    pretrain: pd.DataFrame,
+    arms: Mapping[str, pd.DataFrame],
+    unrolled: Mapping[str, pd.DataFrame],
+) -> Figure:
+    """Training curves: D before, D and the MAP residual during ReG training, unrolled networks."""
+    figure = Figure(figsize=(TEXT_WIDTH, 4.3), layout="constrained")
+    (a, b), (c, d) = figure.subplots(2, 2)
+
+    ends = []
+    for sigma, shade in ((15, "#8C8C8C"), (25, "#4D4D4D"), (50, BLACK)):
+        curve = log_curve(pretrain, f"psnr{sigma}")
+        if not curve.empty:
+            a.plot(curve.index, curve, color=shade)
+            ends.append(_end(f"σ = {sigma}/255", shade, curve))
+    _names_right(a, ends)
+    a.set_title("Pre-training of D")
+    a.set_ylabel("validation PSNR (dB)")
+
+    for axis, metric, title, unit in (
+        (b, "psnr25", "ReG training: D at σ = 25/255", "validation PSNR (dB)"),
+        (c, "map_residual", "ReG training: how far G is from ∇φ", "relative MAP residual"),
+    ):
+        ends = []
+        for arm, log in arms.items():
+            curve = log_curve(log, metric)
+            if curve.empty:
+                continue
+            colour, style = _arm_style(arm)
+            smooth = running_median(curve)
+            axis.plot(smooth.index, smooth, style, color=colour)
+            ends.append(_end(f"D {arm.replace('-', ', G ')}", colour, smooth))
+        if metric == "psnr25" and not (before := log_curve(pretrain, metric)).empty:
+            axis.axhline(float(before.iloc[-1]), color=GREY, linestyle=":", linewidth=1)
+            ends.append(_end("before", GREY, before))
+        if metric == "map_residual":
+            axis.set_ylim(bottom=0)
+        _names_right(axis, ends)
+        axis.set_title(title)
+        axis.set_ylabel(unit)
+
+    ends = []
+    for start, log in unrolled.items():
+        curve = log_curve(log, "psnr")
+        if not curve.empty:
+            method = f"unrolled-{start}"
+            colour = COLOURS.get(method, GREEN)
+            d.plot(curve.index, curve, "--" if method in DASHED else "-", color=colour)
+            ends.append(_end(_start_name(start), colour, curve))
+    _names_right(d, ends)
+    d.set_title("Unrolled gradient descent")
+    d.set_ylabel("validation PSNR (dB)")
+    for axis in (a, b, c, d):
+        axis.set_xlabel("training iteration")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return figure
+
+
+def log_curve(log: pd.DataFrame, metric: str) -> pd.Series:
+    """One metric of a training log by iteration."""
+    rows = log[log["metric"] == metric]
+    return rows.set_index("iteration")["value"].sort_index()
+
+
+def running_median(curve: pd.Series, share: float = 0.02) -> pd.Series:
+    """Median over a window of this share of a long noisy curve; short curves stay as they are."""
+    window = max(1, round(share * len(curve)))
+    return curve.rolling(window, center=True, min_periods=1).median()
+
+
+def _end(name: str, colour: str, curve: pd.Series) -> tuple[str, str, float]:
+    """Name and last value of a curve, for its right end."""
+    value = float(curve.iloc[-1])
+    return f"{name}\n{value:.2f}", colour, value
+
+
+def _arm_style(arm: str) -> tuple[str, str]:
+    """Colour and line style of a ReG training: dashed for the fixed D, by form of G otherwise."""
+    known = {"updated": (BLUE, "-"), "fixed": (BLUE, "--"), "updated-residual": (GREEN, "-")}
+    return known.get(arm, (PURPLE, "-."))
+
+
+def _start_name(start: str) -> str:
+    return {"reg": "ReG start", "random": "random start"}.get(start, f"{start} start")
+
+
+def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figure:
+    """Validation PSNR along training for each start, and the test images at its end."""
+    figure = Figure(figsize=(TEXT_WIDTH, 2.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    ends = []
+    for start, log in logs.items():
+        curve = log_curve(log, "psnr")
+        method = f"unrolled-{start}"
+        colour = COLOURS.get(method, GREEN)
+        style = "--" if method in DASHED else "-"
+        left.plot(curve.index, curve, style, color=colour, marker="o", markersize=2.5)
+        ends.append(_end(_start_name(start), colour, curve))
+    _names_right(left, ends)
+    left.set_xlabel("training iteration")
+    left.set_ylabel("validation PSNR (dB)")
+    left.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+
+    last = last_by_image(table[table["metric"] == "psnr"])
+    methods = [m for m in in_order(last["method"].unique().tolist()) if "unrolled" in m][::-1]
+    by_image = last.pivot_table(index="image", columns="method", values="value")[methods]
+    for image, values in by_image.iterrows():
+        right.plot(values, range(len(methods)), color="#BBBBBB", linewidth=0.8, zorder=1)
+        if len(by_image) > 8:  # no room for names
+            continue
+        right.annotate(
+            str(image), (values.iloc[-1], len(methods) - 1), (0, 6), textcoords="offset points",
+            fontsize=6, rotation=35, ha="left", va="bottom", color="#444444",
+        )  # fmt: skip
+    for row, method in enumerate(methods):
+        right.plot(
+            by_image[method], np.full(len(by_image), row), "o", color=COLOURS.get(method, GREEN),
+            markersize=4,
+        )  # fmt: skip
+    names = [_start_name(m.removeprefix("unrolled-")) for m in methods]
+    right.set_yticks(range(len(methods)), names)
+    right.set_ylim(-0.4, len(methods) - 0.3)
+    right.margins(x=0.1)
+    right.set_xlabel("test PSNR (dB)")
+    right.grid(axis="y", visible=False)
+    return figure
+
+
+# --- restoration overview ---------------------------------------------------------------------
+
+
+def last_by_image(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last iteration of every task, method, image and metric."""
+    keys = ["task", "method", "image", "metric"]
+    return table.loc[table.groupby(keys, sort=False)["iteration"].idxmax()]
+
+
+def draw_restoration(table: pd.DataFrame) -> Figure:
+    """All tasks and methods: PSNR (left), difference to PnP-ReG on the same image (right).
+
+    Small dots are images, large ones means; bars on the right are 95 % bootstrap intervals of
+    the mean difference.
+    """
+    rows = last_by_image(table[table["metric"] == "psnr"])
+    tasks = tasks_in_order(rows["task"].tolist())
+    methods = in_order(rows["method"].unique().tolist())
+    height = 0.95 + len(tasks) * max(0.36, 0.085 * len(methods))
+    figure = Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
+    offsets = np.linspace(0.34, -0.34, len(methods)) if len(methods) > 1 else np.zeros(1)
+    for i, task in enumerate(tasks):
+        by_image = rows[rows["task"] == task].pivot(index="image", columns="method", values="value")
+        for offset, method in zip(offsets, methods, strict=True):
+            if method not in by_image:
+                continue
+            y, colour = len(tasks) - 1 - i + float(offset), COLOURS.get(method, GREEN)
+            values = by_image[method].to_numpy(dtype=float)
+            left.plot(values, np.full(len(values), y), ".", color=colour, ms=3, alpha=0.45, mew=0)
+            left.plot(values.mean(), y, "o", color=colour, ms=4.5, mec="white", mew=0.5)
+            if method in ("start", "pnp-gd") or "pnp-gd" not in by_image:
+                continue
+            other = by_image["pnp-gd"].to_numpy(dtype=float)
+            difference = paired_difference(values, other)
+            if difference.interval is not None:
+                right.plot(difference.interval, (y, y), "-", color=colour, lw=3, alpha=0.35)
+            right.plot(values - other, np.full(len(values), y), ".", color=colour, ms=3, mew=0)
+            right.plot(difference.mean, y, "o", color=colour, ms=4.5, mec="white", mew=0.5)
+    right.axvline(0, color=COLOURS["pnp-gd"], lw=1)
+    left.set_yticks(range(len(tasks))[::-1], [task_name(t) for t in tasks])
+    left.set_ylim(-0.6, len(tasks) - 0.4)
+    left.tick_params(axis="y", length=0)
+    for axis in (left, right):
+        axis.grid(axis="y", visible=False)
+        for line in np.arange(len(tasks) - 1) + 0.5:
+            axis.axhline(line, color="#E4E4E4", lw=0.5)
+    right.tick_params(axis="y", length=0)
+    left.set_xlabel("PSNR (dB)")
+    right.set_xlabel(f"PSNR minus that of {label('pnp-gd')} (dB)")
+    handles = [
+        mpl.lines.Line2D([], [], marker="o", ls="", ms=4.5, color=COLOURS.get(m, GREEN))
+        for m in methods
+    ]
+    figure.legend(
+        handles, [label(m) for m in methods], loc="outside upper center",
+        ncols=min(8, len(methods)), frameon=False, handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def thumbnail(pixels: Pixels, longest: int) -> Pixels:
+    """Shrunk to `longest` pixels on the longer side; smaller pictures stay as they are."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def busiest_window(pixels: Pixels, size: int) -> tuple[int, int]:
+    """Top-left corner (row, column) of the square with the greatest sum of squared gradients.
+
+    It chooses the part to zoom in from the ground truth alone, so no method can be favoured.
+    """
+    grey = pixels.astype(float).mean(axis=2)
+    dy, dx = np.gradient(grey)
+    energy = np.pad(dx**2 + dy**2, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    sums = energy[size:, size:] - energy[:-size, size:] - energy[size:, :-size]
+    sums = sums + energy[:-size, :-size]
+    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(row), int(column)
+
+
+def zoom_size(pixels: Pixels, share: float = 0.3) -> int:
+    """Side of the zoomed square: a share of the shorter side."""
+    return max(8, round(share * int(min(pixels.shape[:2]))))
+
+
+def draw_comparison(
+    pictures: Sequence[tuple[str, Pixels, str]], truth: Pixels, per_row: int = 5
+) -> Figure:
+    """Whole pictures with a box, the box enlarged below, a name above and numbers beneath.
+
+    `pictures` are (name, pixels, caption) in reading order.
+    """
+    size = zoom_size(truth)
+    row, column = busiest_window(truth, size)
+    bands = -(-len(pictures) // per_row)
+    per_row = -(-len(pictures) // bands)
+    cell = TEXT_WIDTH / per_row
+    aspect = truth.shape[0] / truth.shape[1]
+    figure = Figure(figsize=(TEXT_WIDTH, bands * (cell * (aspect + 1) + 0.42)))
+    outer = figure.add_gridspec(
+        bands, 1, left=0.003, right=0.997, top=1 - 0.2 / figure.get_figheight(),
+        bottom=0.2 / figure.get_figheight(), hspace=0.42 / (cell * (aspect + 1)),
+    )  # fmt: skip
+    for i, (name, pixels, caption) in enumerate(pictures):
+        inner = outer[i // per_row].subgridspec(
+            2, per_row, height_ratios=[aspect, 1], hspace=0.03, wspace=0.03
+        )
+        whole = figure.add_subplot(inner[0, i % per_row])
+        crop = figure.add_subplot(inner[1, i % per_row])
+        _whole_with_box(whole, pixels, truth, (row, column), size)
+        crop.imshow(pixels[row : row + size, column : column + size], aspect="auto")
+        whole.set_title(name, pad=3)
+        crop.set_xlabel(caption, fontsize=7, labelpad=2)
+        for axis in (whole, crop):
+            _bare(axis)
+    return figure
+
+
+def _bare(axis: Axes) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def draw_update_denoiser(
+    rows: Sequence[tuple[str, Pixels, Sequence[tuple[str, Pixels, str]]]], error_limit: float
+) -> Figure:
+    """Crops and error maps, one row per task.
+
+    `rows` are (row name, truth, [(name, pixels, caption), …]); each row shows the whole truth
+    with the box, the truth's crop, every picture's crop, and every picture's error map: mean
+    absolute error over the colours, scaled to `error_limit` in grey levels of 255.
+    """
+    n = len(rows[0][2])
+    left, right, gap, above, below = 0.34, 0.4, 0.04, 0.2, 0.2  # inches
+    cell = (TEXT_WIDTH - left - right) / (2 + 2 * n) - gap
+    height = above + len(rows) * (cell + below)
+    figure = Figure(figsize=(TEXT_WIDTH, height))
+
+    def place(row: int, column: int, width: float = cell) -> Axes:
+        bottom = height - above - row * (cell + below) - cell
+        x = left + column * (cell + gap)
+        rectangle = (x / TEXT_WIDTH, bottom / height, width / TEXT_WIDTH, cell / height)
+        return figure.add_axes(rectangle)
+
+    for i, (row_name, truth, pictures) in enumerate(rows):
+        size = zoom_size(truth)
+        y, x = busiest_window(truth, size)
+        box = (slice(y, y + size), slice(x, x + size))
+        whole, crop = place(i, 0), place(i, 1)
+        _whole_with_box(whole, truth, truth, (y, x), size)
+        whole.set_ylabel(row_name.replace(", ", "\n"), labelpad=3, linespacing=1.1)
+        crop.imshow(truth[box])
+        titles = {whole: "Ground truth", crop: "Enlarged"}
+        for j, (name, pixels, caption) in enumerate(pictures):
+            shown, mapped = place(i, 2 + j), place(i, 2 + n + j)
+            shown.imshow(pixels[box])
+            shown.set_xlabel(caption, fontsize=7, labelpad=2)
+            error = np.abs(pixels[box].astype(float) - truth[box]).mean(axis=2)
+            drawn = mapped.imshow(error, cmap="magma", vmin=0, vmax=error_limit)
+            mapped.set_xlabel(f"mean {error.mean():.1f}/255", fontsize=7, labelpad=2)
+            titles |= {shown: name, mapped: f"Error, {name}"}
+        for axis, title in titles.items():
+            if i == 0:
+                axis.set_title(title, pad=3)
+            _bare(axis)
+        bar = figure.colorbar(drawn, cax=place(i, 2 + 2 * n, 0.07), ticks=MaxNLocator(3))
+        bar.ax.tick_params(length=2, labelsize=6)
+        bar.ax.grid(False)
+        bar.set_label("error (/255)", fontsize=6, labelpad=2)
+    return figure
+
+
+def _whole_with_box(
+    axis: Axes, pixels: Pixels, truth: Pixels, corner: tuple[int, int], size: int
+) -> None:
+    """A whole picture in the coordinates of the truth, the zoomed square marked."""
+    extent = (0.0, float(truth.shape[1]), float(truth.shape[0]), 0.0)
+    axis.imshow(thumbnail(pixels, 320), extent=extent)
+    for colour, width in (("white", 1.8), (VERMILLION, 0.9)):
+        axis.add_patch(
+            Rectangle(corner[::-1], size, size, fill=False, edgecolor=colour, linewidth=width)
+        )
+
+
+def draw_data_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Figure:
+    """Thumbnails with names, one block per group of (heading, [(name, pixels), …])."""
+    columns = 9
+    cell, text, head = TEXT_WIDTH / columns, 0.15, 0.19
+    lines = [-(-len(pictures) // columns) for _, pictures in groups]
+    height = sum(head + n * (cell + text) for n in lines) + 0.03
+    figure = Figure(figsize=(TEXT_WIDTH, height))
+    y = height
+    for (heading, pictures), n in zip(groups, lines, strict=True):
+        figure.text(0.004, (y - 0.04) / height, heading, va="top", fontsize=8, weight="bold")
+        y -= head
+        for i, (name, pixels) in enumerate(pictures):
+            left = (i % columns) * cell
+            bottom = y - (i // columns + 1) * (cell + text) + text
+            axis = figure.add_axes(
+                ((left + 0.02) / TEXT_WIDTH, bottom / height, (cell - 0.04) / TEXT_WIDTH,
+                 (cell - 0.04) / height)
+            )  # fmt: skip
+            axis.imshow(thumbnail(pixels, 150))
+            axis.set_anchor("S")
+            axis.set_xlabel(_shortened(name, 14), fontsize=6, labelpad=1.5)
+            _bare(axis)
+        y -= n * (cell + text)
+    return figure
+
+
+def _shortened(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"

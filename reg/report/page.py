@@ -1,0 +1,204 @@
+"""`index.md`, the page that GitHub renders, and `metrics.json`, what `dvc metrics` compares."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from reg.report.figures import last_by_image
+from reg.report.tables import Sheet, to_markdown
+
+TEMPLATE = """\
+# Reproduction of PnP-ReG at scale `{{ profile }}`
+
+{{ counts }} Every number below is computed from result tables by the stage `report`; none is
+typed by hand. The rules behind the verdicts were fixed before looking; they stand in
+[claims.md](claims.md).
+{%- for caution in cautions %}
+
+> [!NOTE]
+> {{ caution[0] | upper }}{{ caution[1:] }}.
+{%- endfor %}
+
+## Claims
+
+| claim | published | measured | 95 % interval | verdict |
+|---|--:|--:|--:|---|
+{% for c in claims -%}
+| {{ c.claim }} | {{ published(c) }} | {{ measured(c) }} | {{ interval(c) }} | \
+[**{{ c.verdict }}**](claims.md#{{ c.id }}-{{ c.verdict.replace(" ", "-") }}) |
+{% endfor %}
+{% for c in claims %}
+- **{{ c.id }}: {{ c.verdict }}.** {{ c.evidence.why }} Measured: \
+{{ c.statistic }}; {{ c.images }} test image{{ "s" if c.images != 1 }}, \
+{{ c.seeds | length }} training seed{{ "s" if c.seeds | length != 1 }}.
+{%- endfor %}
+
+## Figures
+{% for f in figures %}
+### {{ f.title }}
+
+![{{ f.title }}](figures/{{ f.name }}.png)
+
+{{ f.caption }}
+
+<sub>From {{ listed(f.files) }}; made by {{ commands(f.stages) }}; \
+[vector pdf](figures/{{ f.name }}.pdf)</sub>
+{% endfor %}
+## Tables
+{% for t in tables %}
+### {{ t.title }}
+
+{{ markdown(t.sheet) }}
+
+{{ t.sheet.caption }}
+
+<sub>From {{ listed(t.files) }}; made by {{ commands(t.stages) }}; \
+[LaTeX](tables/{{ t.sheet.name }}.tex), [csv](tables/{{ t.sheet.name }}.csv)</sub>
+{% endfor %}
+{%- if weights %}
+## Weights behind this page
+
+| file | MB | sha256 |
+|---|--:|---|
+{% for w in weights -%}
+| `{{ w.path }}` | {{ w.megabytes }} | `{{ w.sha256 }}` |
+{% endfor %}
+{%- endif %}
+{%- if settings %}
+## Settings
+
+| setting | value |
+|---|---|
+{% for key, value in settings.items() -%}
+| {{ key }} | {{ value }} |
+{% endfor %}
+{%- endif %}
+## How to make this again
+
+`make reproduce` from a fresh clone installs the pinned environment, retrains everything and
+writes this folder; in an environment that is installed, `dvc repro` does. One part is made by the
+command that stands under it. The profile is chosen by `profile:` in `params.yaml`.
+"""
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure with what a reader needs to judge and remake it."""
+
+    name: str
+    title: str
+    caption: str
+    files: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A table with the files and stages it comes from."""
+
+    title: str
+    sheet: Sheet
+    files: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, so that a reader can tell which networks made the numbers."""
+
+    path: str
+    megabytes: str
+    sha256: str
+
+
+def list_weights(models: Path) -> list[Weights]:
+    """Every safetensors file below `models`, sorted by path."""
+    found = []
+    for path in sorted(models.rglob("*.safetensors")):
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        found.append(Weights(path.as_posix(), f"{len(content) / 1e6:.1f}", digest))
+    return found
+
+
+def index_markdown(
+    profile: str,
+    claims: Sequence[Mapping[str, Any]],
+    figures: Sequence[FigureEntry],
+    tables: Sequence[TableEntry],
+    weights: Sequence[Weights],
+    settings: Mapping[str, object],
+) -> str:
+    """The page: claims with verdict first, then figures, tables and what lies behind them."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE).render(
+        profile=profile,
+        counts=_counts(claims),
+        cautions=sorted({c["caution"] for c in claims} - {""}),
+        claims=claims,
+        figures=figures,
+        tables=tables,
+        weights=weights,
+        settings=settings,
+        published=_published,
+        measured=_measured,
+        interval=_interval,
+        listed=lambda files: ", ".join(f"`{f}`" for f in files),
+        commands=lambda stages: f"`dvc repro {' '.join(stages)}`",
+        markdown=to_markdown,
+    )
+
+
+def _counts(claims: Sequence[Mapping[str, Any]]) -> str:
+    verdicts = [c["verdict"] for c in claims]
+    parts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "not reproduced", "inconclusive")]
+    return f"Of {len(claims)} claims of the paper: {', '.join(parts)}."
+
+
+def _unit(claim: Mapping[str, Any]) -> str:
+    return f" {claim['unit']}" if claim["unit"] else ""
+
+
+def _published(claim: Mapping[str, Any]) -> str:
+    if claim["published"] is None:
+        return "no number available"
+    return f"{claim['published']:+.2f}{_unit(claim)}"
+
+
+def _measured(claim: Mapping[str, Any]) -> str:
+    return f"{claim['measured']:+.3f}{_unit(claim)}"
+
+
+def _interval(claim: Mapping[str, Any]) -> str:
+    if claim["interval"] is None:
+        return "none"
+    return "[{:+.3f}, {:+.3f}]".format(*claim["interval"])
+
+
+def headline_metrics(
+    claims: Sequence[Mapping[str, Any]], restoration: pd.DataFrame, ablation: pd.DataFrame
+) -> dict[str, Any]:
+    """Nested headline numbers: means by task and method, and every claim's number and verdict."""
+    metrics: dict[str, Any] = {"psnr": _means(restoration, "psnr")}
+    metrics["ssim"] = _means(restoration, "ssim")
+    metrics["ablation_psnr"] = _means(ablation, "psnr")
+    differences = next(c for c in claims if c["id"] == "restoration")["parts"]
+    metrics["ahead_of_best_rival"] = {t: p["difference"] for t, p in differences.items()}
+    metrics["claims"] = {
+        c["id"]: {"verdict": c["verdict"], "measured": c["measured"]} for c in claims
+    }
+    return metrics
+
+
+def _means(table: pd.DataFrame, metric: str) -> dict[str, dict[str, float]]:
+    rows = last_by_image(table[table["metric"] == metric])
+    means = rows.groupby(["task", "method"], sort=False)["value"].mean().reset_index()
+    out: dict[str, dict[str, float]] = {}
+    for task, method, value in means.itertuples(index=False):
+        out.setdefault(str(task), {})[str(method)] = float(value)
+    return out

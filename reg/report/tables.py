@@ -1,0 +1,350 @@
+"""Every table of the report, as pure functions of result tables.
+
+A `Sheet` is one table: numbers as they were computed for the csv, and the same numbers as text
+with their rank for LaTeX (booktabs) and Markdown.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reg.claims import curves, in_order, task_name, tasks_in_order
+from reg.report.figures import label, last_by_image, log_curve
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of one cell; rank 1 is set bold, rank 2 underlined."""
+
+    text: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table.
+
+    `numbers` goes to the csv; `header` and `blocks` of rows (each with an optional heading) are
+    what is printed; the first `text_columns` columns are set left, the others right.
+    """
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    blocks: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+    numbers: pd.DataFrame
+    text_columns: int = 1
+
+
+def ranked(
+    values: Sequence[float], decimals: int, eligible: Sequence[bool], greatest: bool = True
+) -> list[Cell]:
+    """Numbers as text; the best of the eligible ones has rank 1, the second best rank 2.
+
+    Numbers that print alike share their rank, so that no reader wonders why one is bold.
+    """
+    texts = [_fixed(v, decimals) for v in values]
+    shown = {float(t) for t, e in zip(texts, eligible, strict=True) if e and t != "–"}
+    best = sorted(shown, reverse=greatest)[:2] if len(shown) > 1 else []
+    return [
+        Cell(t, best.index(float(t)) + 1 if e and t != "–" and float(t) in best else 0)
+        for t, e in zip(texts, eligible, strict=True)
+    ]
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return "–" if pd.isna(value) else f"{value:.{decimals}f}"
+
+
+def _scientific(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.1e}"
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+
+def restoration_sheet(table: pd.DataFrame) -> Sheet:
+    """PSNR and SSIM, mean over test images, by task and method."""
+    rows = last_by_image(table)
+    methods = in_order(rows["method"].unique().tolist())
+    tasks = tasks_in_order(rows["task"].tolist())
+    eligible = [m != "start" for m in methods]
+    blocks = []
+    for metric, heading, decimals in (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3)):
+        of_metric = (
+            rows[rows["metric"] == metric]
+            .pivot_table(index="task", columns="method", values="value", aggfunc="mean")
+            .reindex(index=tasks, columns=methods)
+        )
+        lines = tuple(
+            (Cell(task_name(task)), *ranked(values, decimals, eligible))
+            for task, values in zip(tasks, of_metric.to_numpy(dtype=float).tolist(), strict=True)
+        )
+        blocks.append((heading, lines))
+    images = rows["image"].nunique()
+    return Sheet(
+        "restoration",
+        f"Restoration of {images} test images: mean of PSNR and SSIM over images, last iterate, "
+        "clipped to [0,1], RGB, no border. Best in bold, second underlined.",
+        ("Task", *[label(m) for m in methods]),
+        tuple(blocks),
+        _means(rows[rows["metric"].isin(["psnr", "ssim", "psnr_best"])]),
+    )
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """task, method, metric, iteration, images and mean value, in the order of the printed table."""
+    grouped = rows.groupby(["task", "method", "metric", "iteration"], sort=False)["value"]
+    means = grouped.agg(images="count", mean="mean").reset_index()
+    tasks, methods = tasks_in_order(means["task"].tolist()), in_order(means["method"].tolist())
+    means["task"] = pd.Categorical(means["task"], tasks)
+    means["method"] = pd.Categorical(means["method"], methods)
+    return means.sort_values(["metric", "task", "method"], ignore_index=True)
+
+
+def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
+    """PSNR of the last and of the best iterate and the last mean squared step, by task.
+
+    SSIM is shown where it was measured. `caption` may hold {images} and {iterations}.
+    """
+    records, blocks = [], []
+    with_ssim = bool((table["metric"] == "ssim").any())
+    for task in tasks_in_order(table["task"].tolist()):
+        methods = in_order(table.loc[table["task"] == task, "method"].unique().tolist())
+        measured = [_convergence_means(table, name, task, m) for m in methods]
+        records += measured
+        # Variants of one method (after the @) compete with each other, whole methods likewise.
+        groups = [m.split("@")[0] if "@" in m else "" for m in methods]
+        marked = {
+            "psnr": _best_in_group([r["psnr"] for r in measured], groups, 2),
+            "psnr_best": [Cell(_fixed(r["psnr_best"], 2)) for r in measured],
+            "ssim": _best_in_group([r["ssim"] for r in measured], groups, 3),
+            "msd": [Cell(_scientific(r["msd"])) for r in measured],
+        }
+        shown = ["psnr", "psnr_best", *(["ssim"] if with_ssim else []), "msd"]
+        lines = tuple(
+            (Cell(label(m)), *[marked[metric][i] for metric in shown])
+            for i, m in enumerate(methods)
+        )
+        blocks.append((task_name(task), lines))
+    numbers = pd.DataFrame(records)
+    header = ["Method", "PSNR, last (dB)", "PSNR, best (oracle, dB)"]
+    header += [*(["SSIM, last"] if with_ssim else []), "Last mean squared step"]
+    images, iterations = int(numbers["images"].max()), int(numbers["iterations"].max())
+    return Sheet(
+        name,
+        caption.format(images=images, iterations=f"{iterations:,}"),
+        tuple(header),
+        tuple(blocks),
+        numbers if with_ssim else numbers.drop(columns="ssim"),
+    )
+
+
+def _convergence_means(table: pd.DataFrame, name: str, task: str, method: str) -> dict[str, Any]:
+    psnr = curves(table, name, task, method, "psnr")
+    msd = curves(table, name, task, method, "msd")
+    ssim = last_by_image(table[(table["task"] == task) & (table["method"] == method)])
+    return {
+        "task": task,
+        "method": method,
+        "iterations": int(psnr.index[-1]),
+        "images": psnr.shape[1],
+        "psnr": float(psnr.iloc[-1].mean()),
+        "psnr_best": float(psnr.max(axis=0).mean()),
+        "ssim": float(ssim.loc[ssim["metric"] == "ssim", "value"].mean()),
+        "msd": float(msd.iloc[-1].mean()),
+    }
+
+
+def _best_in_group(values: Sequence[float], groups: Sequence[str], decimals: int) -> list[Cell]:
+    """Cells with the best of each group marked; of two or three no second is worth a mark."""
+    cells = [Cell("")] * len(values)
+    for group in dict.fromkeys(groups):
+        places = [i for i, g in enumerate(groups) if g == group]
+        found = ranked([values[i] for i in places], decimals, [True] * len(places))
+        for i, cell in zip(places, found, strict=True):
+            cells[i] = Cell(cell.text, 1 if cell.rank == 1 else 0)
+    return cells
+
+
+def unrolled_sheet(table: pd.DataFrame) -> Sheet:
+    """Test PSNR and SSIM of the unrolled networks, by task and start."""
+    rows = last_by_image(table)
+    blocks = []
+    for task in tasks_in_order(rows["task"].tolist()):
+        of_task = rows[rows["task"] == task]
+        methods = in_order(of_task["method"].unique().tolist())
+        means = of_task.pivot_table(
+            index="method", columns="metric", values="value", aggfunc="mean"
+        ).loc[methods]
+        budget = of_task.groupby("method")["iteration"].max()
+        psnr = _best_in_group(means["psnr"].tolist(), [""] * len(methods), 2)
+        ssim = _best_in_group(means["ssim"].tolist(), [""] * len(methods), 3)
+        lines = tuple(
+            (Cell(label(m)), Cell(f"{budget[m]:,}"), p, s)
+            for m, p, s in zip(methods, psnr, ssim, strict=True)
+        )
+        blocks.append((task_name(task), lines))
+    return Sheet(
+        "unrolled",
+        f"Unrolled gradient descent after training from two starts: mean over "
+        f"{rows['image'].nunique()} test images.",
+        ("Method", "Training iterations", "PSNR (dB)", "SSIM"),
+        tuple(blocks),
+        _means(rows),
+    )
+
+
+def tuning_sheet(trials: pd.DataFrame, chosen: Mapping[str, Mapping[str, Any]]) -> Sheet:
+    """Number of trials, chosen values and their validation PSNR, by task and method."""
+    records, blocks = [], []
+    for task in tasks_in_order(trials["task"].tolist()):
+        lines = []
+        of_task = trials[trials["task"] == task]
+        for method in in_order(of_task["method"].unique().tolist()):
+            of_method = of_task[of_task["method"] == method]
+            values = chosen.get(task, {}).get(method, {})
+            text = ", ".join(f"{k} {_short(v)}" for k, v in values.items()) or "–"
+            best = float(of_method["psnr"].max())
+            records.append(
+                {"task": task, "method": method, "trials": len(of_method),
+                 "chosen": json.dumps(values), "psnr": best}
+            )  # fmt: skip
+            lines.append(
+                (Cell(label(method)), Cell(text), Cell(str(len(of_method))), Cell(_fixed(best, 2)))
+            )
+        blocks.append((task_name(task), tuple(lines)))
+    return Sheet(
+        "tuning",
+        "Parameters chosen on the validation images, never on test images: number of trials per "
+        "method, the chosen values and the best validation PSNR (dB) of the last iterate.",
+        ("Method", "Chosen", "Trials", "PSNR (dB)"),
+        tuple(blocks),
+        pd.DataFrame(records),
+        text_columns=2,
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def denoiser_sheet(pretrain: pd.DataFrame, arms: Mapping[str, pd.DataFrame]) -> Sheet:
+    """Last validation PSNR of D at three noise levels: after pre-training and in each arm."""
+    logs = {"Pre-trained": pretrain, **{f"ReG training, {arm}": log for arm, log in arms.items()}}
+    records, lines = [], []
+    for name, log in logs.items():
+        found: dict[str, float] = {}
+        for sigma in (15, 25, 50):
+            curve = log_curve(log, f"psnr{sigma}")
+            found[f"psnr{sigma}"] = float(curve.iloc[-1]) if len(curve) else float("nan")
+        iterations = int(log["iteration"].max())
+        records.append({"denoiser": name, "iterations": iterations, **found})
+        cells = [Cell(_fixed(v, 2)) for v in found.values()]
+        lines.append((Cell(name), Cell(f"{iterations:,}"), *cells))
+    return Sheet(
+        "denoiser",
+        "Validation PSNR (dB) of the denoiser at three noise levels in units of 1/255: before "
+        "ReG training and after it.",
+        ("Denoiser", "Training iterations", "σ = 15", "σ = 25", "σ = 50"),
+        (("", tuple(lines)),),
+        pd.DataFrame(records),
+    )
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+LONG_TABLE = 50  # lines beyond which a page needs smaller letters
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "σₙ": r"$\sigma_n$",
+    "σ": r"$\sigma$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "τ": r"$\tau$",
+    "ρ": r"$\rho$",
+    "×": r"$\times$",
+    "√": r"$\surd$",
+    "∇": r"$\nabla$",
+    "φ": r"$\varphi$",
+    "–": "--",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text with everything that pdflatex cannot read as it stands replaced; one pass, no rescan."""
+    out, i = "", 0
+    while i < len(text):
+        for length in (2, 1):
+            if text[i : i + length] in LATEX:
+                out += LATEX[text[i : i + length]]
+                i += length
+                break
+        else:
+            out += text[i]
+            i += 1
+    return out
+
+
+def to_latex(sheet: Sheet) -> str:
+    """A `table` environment that needs the package booktabs and nothing else."""
+    columns = "l" * sheet.text_columns + "r" * (len(sheet.header) - sheet.text_columns)
+    lines_in_all = sum(len(rows) + 1 for _, rows in sheet.blocks)
+    size = "footnotesize" if lines_in_all <= LONG_TABLE else "scriptsize"
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{latex_text(sheet.caption)}}}",
+        f"  \\label{{tab:{sheet.name}}}",
+        "  \\smallskip",
+        f"  \\{size}",
+        "  \\setlength{\\tabcolsep}{4pt}",
+        f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        "    \\toprule",
+        f"    {' & '.join(latex_text(h) for h in sheet.header)} \\\\",
+    ]
+    for heading, rows in sheet.blocks:
+        lines.append("    \\midrule")
+        if heading:
+            lines.append(
+                f"    \\multicolumn{{{len(sheet.header)}}}{{@{{}}l}}"
+                f"{{\\emph{{{latex_text(heading)}}}}} \\\\"
+            )
+        lines += [f"    {' & '.join(_latex_cell(c) for c in row)} \\\\" for row in rows]
+    lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = latex_text(cell.text)
+    return {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
+
+
+def to_markdown(sheet: Sheet) -> str:
+    """The same table as GitHub renders it; block headings become rows of their own."""
+    align = ["---"] * sheet.text_columns
+    align += ["--:"] * (len(sheet.header) - sheet.text_columns)
+    lines = [f"| {' | '.join(sheet.header)} |", f"|{'|'.join(align)}|"]
+    for heading, rows in sheet.blocks:
+        if heading:
+            lines.append(f"| *{heading}* |{' |' * (len(sheet.header) - 1)}")
+        lines += [f"| {' | '.join(_markdown_cell(c) for c in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    return {1: f"**{cell.text}**", 2: f"<ins>{cell.text}</ins>"}.get(cell.rank, cell.text)

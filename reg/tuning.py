@@ -1,0 +1,64 @@
+"""Choose the two parameters of a method on validation images, every method by the same budget."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+
+Score = Callable[[Mapping[str, float]], float]
+Trial = tuple[dict[str, float], float]
+
+FIRST_RATIO = 4.0
+LAST_RATIO = 1.1
+
+
+def compass_search(
+    begin: Mapping[str, float], score: Score, budget: int
+) -> Iterator[Trial]:
+    """Maximise `score` over positive parameters by compass search on a logarithmic scale.
+
+    From the best point so far each parameter in turn is multiplied and divided by a ratio, 4 at
+    first; a better point becomes the new centre at once, and after a round without one the ratio
+    becomes its square root. Yields every trial (parameters, score); ends after `budget` trials,
+    or when the ratio is below 1.1. A score that is not a number counts as minus infinity.
+    (Kolda, Lewis & Torczon, SIAM Review 45, 2003.)
+    """
+    centre = _rounded(begin)
+    tried: dict[str, float] = {}
+
+    def try_out(parameters: dict[str, float]) -> float:
+        value = score(parameters)
+        tried[_key(parameters)] = value
+        return value if value == value else float("-inf")
+
+    best = try_out(centre)
+    yield centre, tried[_key(centre)]
+    ratio = FIRST_RATIO
+    while ratio >= LAST_RATIO:
+        improved = False
+        for name in begin:
+            for factor in (ratio, 1 / ratio):
+                candidate = _rounded({**centre, name: centre[name] * factor})
+                if _key(candidate) in tried:
+                    continue
+                if len(tried) >= budget:
+                    return
+                value = try_out(candidate)
+                yield candidate, tried[_key(candidate)]
+                if value > best:
+                    centre, best, improved = candidate, value, True
+                    break
+        if not improved:
+            ratio **= 0.5
+
+
+def best_trial(trials: list[Trial]) -> dict[str, float]:
+    """The parameters of the highest score; the first one where scores are equal."""
+    return max(trials, key=lambda trial: trial[1] if trial[1] == trial[1] else float("-inf"))[0]
+
+
+def _rounded(parameters: Mapping[str, float]) -> dict[str, float]:
+    """Four significant digits, so that what a table prints is exactly what was run."""
+    return {name: float(f"{value:.4g}") for name, value in parameters.items()}
+
+
+def _key(parameters: Mapping[str, float]) -> str:
+    return json.dumps(parameters, sort_keys=True)

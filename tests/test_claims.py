@@ -1,0 +1,296 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reg.claims import (
+    CLAIMS,
+    COLUMNS,
+    ClaimError,
+    Evidence,
+    claims_markdown,
+    judge_claims,
+    read_table,
+    rounded,
+    write_json,
+)
+from reg.errors import InputError
+
+IMAGES = ("a", "b", "c", "d", "e")
+TASKS = ("deblur-k5-2.55", "sr-x2-2.55", "inpaint-20")
+FILES = {c.id: [f"results/{c.id}.csv"] for c in CLAIMS}
+
+Row = tuple[str, str, str, int, str, float]
+
+
+def table(rows: list[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def restoration(ahead: float = 0.5, ssim_ahead: float = 0.02) -> pd.DataFrame:
+    rows: list[Row] = []
+    for task in TASKS:
+        for i, image in enumerate(IMAGES):
+            # difficulty of the image, and a little that differs between methods
+            base, own = 25.0 + 3 * i, 0.02 * (i - 2)
+            for method, gain, proxy in (
+                ("start", -6.0, -0.2),
+                ("pnp-gd", ahead + own, ssim_ahead + own / 20),
+                ("red", -1.0, -0.05),
+                ("pnp-admm", 0.0, 0.0),
+                ("tv", 5.0, 0.1),  # uses no network, so it is no rival of the claim
+            ):
+                rows.append((task, method, image, 200, "psnr", base + gain))
+                rows.append((task, method, image, 200, "ssim", 0.7 + proxy))
+    return table(rows)
+
+
+def run(
+    task: str, method: str, level: float, falls: float, floor: float, iterations: int = 600
+) -> list[Row]:
+    """A run that rises to `level` and loses `falls` dB (1 % more by image) in its last fifth."""
+    rows: list[Row] = []
+    for k, image in enumerate(IMAGES):
+        for i in range(iterations + 1):
+            loss = falls * (1 + 0.01 * k) * max(0.0, 5 * i / iterations - 4)
+            psnr = level + 0.1 * k - 10 * np.exp(-i / 20) - loss
+            rows.append((task, method, image, i, "psnr", psnr))
+            if i:
+                step = floor * (1 + 0.1 * k) + 1e-3 * np.exp(-i / 10)
+                rows.append((task, method, image, i, "msd", step))
+    return rows
+
+
+def convergence(falls: float = 0.0, floor: float = 1e-9, iterations: int = 600) -> pd.DataFrame:
+    rows: list[Row] = []
+    for task in ("deblur-k3-2.55", "sr-x2-2.55"):
+        rows += run(task, "pnp-gd", 28.0, falls, floor, iterations)
+        rows += run(task, "pnp-admm", 29.0, 3.0, 1e-5, iterations)
+    return table(rows)
+
+
+def ablation(
+    gained: float = 1.7, falls: float = 5.0, floors: tuple[float, float] = (1e-5, 1e-9)
+) -> pd.DataFrame:
+    rows: list[Row] = []
+    for task in ("deblur-k3-2.55", "inpaint-20"):
+        rows += run(task, "pnp-gd@updated", 28.0 + gained, 0.0, 1e-9)
+        rows += run(task, "pnp-gd@fixed", 28.0, 0.0, 1e-9)
+        rows += run(task, "pnp-admm@original", 29.0, falls, floors[0])
+        rows += run(task, "pnp-admm@updated", 28.8, 0.0, floors[1])
+    return table(rows)
+
+
+def unrolled(gained: float = 1.0, budgets: tuple[int, int] = (400, 400)) -> pd.DataFrame:
+    rows: list[Row] = []
+    for i, image in enumerate(IMAGES):
+        for method, gain, budget in zip(
+            ("unrolled-reg", "unrolled-random"), (gained + 0.05 * i, 0.0), budgets, strict=True
+        ):
+            rows.append(("deblur-k3-2.55", method, image, budget, "psnr", 27.0 + i + gain))
+    return table(rows)
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return Evidence(restoration(), convergence(), ablation(), unrolled())
+
+
+def judged(evidence: Evidence, claim: str) -> dict[str, object]:
+    found = next(c for c in CLAIMS if c.id == claim).judge(evidence)
+    return {"verdict": found.verdict, "measured": found.difference.mean, "why": found.why}
+
+
+def test_the_ledger_is_the_papers(evidence: Evidence) -> None:
+    ledger = judge_claims(evidence, FILES, seeds=[0, 1])
+    assert [c["id"] for c in ledger] == [
+        "restoration",
+        "visual",
+        "gd-convergence",
+        "update-denoiser",
+        "admm-convergence",
+        "unrolled",
+    ]
+    wanted = {"claim", "published", "measured", "interval", "images", "seeds", "verdict"}
+    for c in ledger:
+        assert wanted | {"id", "evidence"} <= set(c)
+        assert c["verdict"] == "reproduced"
+        assert c["images"] == len(IMAGES)
+        assert c["seeds"] == [0, 1]
+        assert c["evidence"]["files"] == FILES[c["id"]]
+        assert c["evidence"]["command"].startswith("dvc repro ")
+        assert "only 5 images" in c["caution"]
+        low, high = c["interval"]
+        assert low <= c["measured"] <= high
+    # the talk's one pair of numbers is the only published one
+    assert {c["id"]: c["published"] for c in ledger if c["published"] is not None} == {
+        "update-denoiser": 1.74
+    }
+
+
+def test_measured_numbers_are_the_paired_means(evidence: Evidence) -> None:
+    assert judged(evidence, "restoration")["measured"] == pytest.approx(0.5)
+    assert judged(evidence, "visual")["measured"] == pytest.approx(0.02)
+    assert judged(evidence, "update-denoiser")["measured"] == pytest.approx(1.7)
+    assert judged(evidence, "unrolled")["measured"] == pytest.approx(1.1)
+    assert judged(evidence, "admm-convergence")["measured"] == pytest.approx(4.0, abs=0.01)
+
+
+CASES: list[tuple[str, str, Callable[[], pd.DataFrame], str]] = [
+    ("restoration", "restoration", lambda: restoration(ahead=-0.5), "not reproduced"),
+    ("restoration", "restoration", lambda: restoration(ahead=0.0), "inconclusive"),
+    ("visual", "restoration", lambda: restoration(ssim_ahead=-0.02), "not reproduced"),
+    ("visual", "restoration", lambda: restoration(ssim_ahead=0.0), "inconclusive"),
+    ("gd-convergence", "convergence", lambda: convergence(falls=1.0), "not reproduced"),
+    ("gd-convergence", "convergence", lambda: convergence(floor=1e-4), "not reproduced"),
+    ("gd-convergence", "convergence", lambda: convergence(iterations=499), "inconclusive"),
+    # images c to e lose more than 0.1 dB in the first case, e alone in the second
+    ("gd-convergence", "convergence", lambda: convergence(falls=0.0985), "not reproduced"),
+    ("gd-convergence", "convergence", lambda: convergence(falls=0.097), "inconclusive"),
+    ("update-denoiser", "ablation", lambda: ablation(gained=-0.1), "not reproduced"),
+    ("admm-convergence", "ablation", lambda: ablation(floors=(1e-9, 1e-5)), "not reproduced"),
+    ("admm-convergence", "ablation", lambda: ablation(floors=(1e-9, 1e-9)), "inconclusive"),
+    ("admm-convergence", "ablation", lambda: ablation(falls=0.0), "inconclusive"),
+    ("unrolled", "unrolled", lambda: unrolled(gained=-2.0), "not reproduced"),
+    ("unrolled", "unrolled", lambda: unrolled(gained=-0.1), "inconclusive"),
+]
+
+
+@pytest.mark.parametrize(("claim", "part", "make", "verdict"), CASES)
+def test_verdicts(
+    evidence: Evidence, claim: str, part: str, make: Callable[[], pd.DataFrame], verdict: str
+) -> None:
+    assert judged(replace(evidence, **{part: make()}), claim)["verdict"] == verdict
+
+
+def test_one_task_behind_decides_against_the_restoration_claim(evidence: Evidence) -> None:
+    worse = restoration()
+    chosen = (worse["task"] == "sr-x2-2.55") & (worse["method"] == "red")
+    worse.loc[chosen & (worse["metric"] == "psnr"), "value"] += 3
+    found = judged(replace(evidence, restoration=worse), "restoration")
+    assert found["verdict"] == "not reproduced"
+    assert "Super-resolution ×2" in str(found["why"])
+    assert "against RED" in str(found["why"])
+
+
+def test_divergence_to_infinity_is_evidence(evidence: Evidence) -> None:
+    diverged = ablation()
+    late = (diverged["method"] == "pnp-admm@original") & (diverged["iteration"] > 300)
+    diverged.loc[late & (diverged["metric"] == "msd"), "value"] = np.inf
+    found = judged(replace(evidence, ablation=diverged), "admm-convergence")
+    assert found["verdict"] == "reproduced"
+    assert np.isfinite(float(str(found["measured"])))
+
+
+NEEDED = [
+    ("restoration", "restoration", "pnp-gd", "psnr"),
+    ("restoration", "restoration", "red", "psnr"),
+    ("restoration", "restoration", "pnp-admm", "psnr"),
+    ("visual", "restoration", "pnp-gd", "ssim"),
+    ("visual", "restoration", "red", "ssim"),
+    ("gd-convergence", "convergence", "pnp-gd", "msd"),
+    ("gd-convergence", "convergence", "pnp-admm", "psnr"),
+    ("update-denoiser", "ablation", "pnp-gd@fixed", "psnr"),
+    ("update-denoiser", "ablation", "pnp-gd@updated", "psnr"),
+    ("admm-convergence", "ablation", "pnp-admm@original", "msd"),
+    ("admm-convergence", "ablation", "pnp-admm@updated", "psnr"),
+    ("unrolled", "unrolled", "unrolled-random", "psnr"),
+    ("unrolled", "unrolled", "unrolled-reg", "psnr"),
+]
+
+
+@pytest.mark.parametrize(("claim", "part", "method", "metric"), NEEDED)
+def test_missing_rows_are_an_error_that_names_them(
+    evidence: Evidence, claim: str, part: str, method: str, metric: str
+) -> None:
+    full = getattr(evidence, part)
+    less = full[(full["method"] != method) | (full["metric"] != metric)]
+    with pytest.raises(ClaimError, match=rf"claim {claim}.*method={method}, metric={metric}"):
+        judged(replace(evidence, **{part: less}), claim)
+
+
+@pytest.mark.parametrize(("claim", "part", "method", "metric"), NEEDED)
+@pytest.mark.parametrize("absent", [True, False])
+def test_one_image_without_a_number_is_an_error(
+    evidence: Evidence, claim: str, part: str, method: str, metric: str, absent: bool
+) -> None:
+    broken = getattr(evidence, part).copy()
+    rows = (broken["method"] == method) & (broken["metric"] == metric) & (broken["image"] == "b")
+    if absent:
+        broken = broken[~rows]
+    else:
+        broken.loc[rows, "value"] = np.nan
+    with pytest.raises(ClaimError, match=f"claim {claim}"):
+        judged(replace(evidence, **{part: broken}), claim)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_restoration_claim_needs_every_kind_of_task(evidence: Evidence, task: str) -> None:
+    rows = evidence.restoration
+    with pytest.raises(ClaimError, match="claim restoration"):
+        judged(replace(evidence, restoration=rows[rows["task"] != task]), "restoration")
+
+
+def test_unequal_budgets_are_an_error(evidence: Evidence) -> None:
+    with pytest.raises(ClaimError, match=r"400 iterations.*300.*must be equal"):
+        judged(replace(evidence, unrolled=unrolled(budgets=(400, 300))), "unrolled")
+
+
+def test_one_image_never_decides_a_paired_claim(evidence: Evidence) -> None:
+    few = restoration()
+    few = few[few["image"] == "a"]
+    ledger = judge_claims(replace(evidence, restoration=few), FILES, seeds=[0])
+    assert ledger[0]["verdict"] == "inconclusive"
+    assert ledger[0]["interval"] is None
+
+
+def test_markdown_says_what_the_ledger_says(evidence: Evidence) -> None:
+    ledger = judge_claims(evidence, FILES, seeds=[0])
+    text = claims_markdown(ledger, "demo")
+    for c in ledger:
+        assert f"## {c['id']}: {c['verdict']}" in text
+        assert c["claim"] in text
+        assert c["rule"] in text
+        assert c["evidence"]["why"] in text
+    assert "no number available" in text
+    assert "+1.74 dB" in text
+
+
+def test_json_is_rounded_and_free_of_infinities(tmp_path: Path) -> None:
+    value = {"a": 1 / 3, "b": (np.float64(1e9) / 7, np.inf), "c": float("nan"), "d": 3, "e": "x"}
+    write_json(tmp_path / "x.json", rounded(value))
+    expected = {"a": 0.333333, "b": [142857000.0, None], "c": None, "d": 3, "e": "x"}
+    assert json.loads((tmp_path / "x.json").read_text()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        ("", "not a CSV table"),
+        ("a,b\n1,2\n", "columns are a,b"),
+        ("task,method,image,iteration,metric,value\n", "has no rows"),
+        ("task,method,image,iteration,metric,value\nt,m,i,0,psnr,high\n", "holds text"),
+        ("task,method,image,iteration,metric,value\n" + 2 * "t,m,i,0,psnr,1\n", "occurs twice"),
+    ],
+)
+def test_unusable_tables_are_named(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "table.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)
+
+
+def test_tables_keep_names_that_look_like_missing_values(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("task,method,image,iteration,metric,value\nt,m,NA,0,msd,inf\nt,m,007,0,msd,\n")
+    found = read_table(path)
+    assert found["image"].tolist() == ["NA", "007"]
+    assert np.isinf(found["value"][0])
+    assert np.isnan(found["value"][1])

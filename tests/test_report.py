@@ -1,0 +1,428 @@
+"""The report from a made-up tree of results, drawn from a seeded generator."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import skimage.data
+from PIL import Image
+
+from reg.claims import COLUMNS, ClaimError
+from reg.errors import InputError
+from reg.report import figures, make_report, tables
+
+TASKS = {"deblur-k5-2.55": 26.0, "deblur-k7-7.65": 23.0, "sr-x2-2.55": 27.0, "inpaint-20": 24.0}
+METHODS = {"start": -7.0, "pnp-gd": 0.5, "red": 0.0, "pnp-admm": 0.3}
+ABLATION = ("deblur-k3-2.55", "inpaint-20")
+TEST_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
+
+Row = tuple[str, str, str, int, str, float]
+
+
+def fake_results(
+    root: Path, size: int = 48, iterations: int = 500, methods: dict[str, float] = METHODS
+) -> None:
+    """Everything that `make_report` reads, for the profile `tiny`, below `root`."""
+    draw = np.random.default_rng(0)
+    results, data = root / "results" / "tiny", root / "data" / "tiny" / "prepare"
+    truths = _fake_data(data, size, draw)
+    _fake_logs(results, draw)
+
+    rows: list[Row] = []
+    for task, level in TASKS.items():
+        for image, truth in truths.items():
+            difficulty = draw.normal(scale=2)
+            for method, gain in methods.items():
+                psnr = level + difficulty + gain + draw.normal(scale=0.15)
+                n = 0 if method == "start" else 300
+                rows += [
+                    (task, method, image, n, "psnr", psnr),
+                    (task, method, image, n, "ssim", 1 / (1 + np.exp(-psnr / 9))),
+                    (task, method, image, n, "psnr_best", psnr + 0.1),
+                ]
+                if task == "inpaint-20":
+                    folder = results / "evaluate_restoration" / "images" / task / method
+                    _save(folder / f"{image}.png", _noisy(truth, psnr, draw))
+    _write(results / "evaluate_restoration" / "table.csv", rows)
+
+    rows = []
+    for task in ("deblur-k3-2.55", "sr-x2-2.55"):
+        for image in truths:
+            rows += _curve(task, "pnp-gd", image, iterations, 28.5, 0.0, draw)
+            rows += _curve(task, "pnp-admm", image, iterations, 29.0, 1.2, draw)
+    _write(results / "evaluate_convergence" / "table.csv", rows)
+
+    rows = []
+    for task in ABLATION:
+        for image, truth in truths.items():
+            for method, level, falls in (
+                ("pnp-gd@updated", 28.0, 0.0),
+                ("pnp-gd@fixed", 26.0, 0.0),
+                ("pnp-admm@original", 29.0, 6.0),
+                ("pnp-admm@updated", 28.7, 0.0),
+            ):
+                curve = _curve(task, method, image, iterations, level, falls, draw)
+                rows += [*curve, (task, method, image, iterations, "ssim", 0.8)]
+                picture = _noisy(truth, level, draw)
+                _save(results / "ablate" / "images" / task / method / f"{image}.png", picture)
+    _write(results / "ablate" / "table.csv", rows)
+
+    for start, level in (("reg", 28.0), ("random", 27.0)):
+        folder = results / "finetune_unrolled" / start
+        rows = []
+        for image in truths:
+            psnr = level + draw.normal(scale=0.3) + 2 * len(image) % 5
+            rows.append(("deblur-k3-2.55", f"unrolled-{start}", image, 400, "psnr", psnr))
+            rows.append(("deblur-k3-2.55", f"unrolled-{start}", image, 400, "ssim", psnr / 40))
+        _write(folder / "table.csv", rows)
+
+    trials = [
+        (task, method, json.dumps({"sigma": sigma, "step": step}), 25 + draw.normal())
+        for task in TASKS
+        for method in methods
+        if method != "start"
+        for sigma in (2.55, 5.1)
+        for step in (0.01, 0.1)
+    ]
+    (results / "tune").mkdir()
+    pd.DataFrame(trials, columns=["task", "method", "parameters", "psnr"]).to_csv(
+        results / "tune" / "trials.csv", index=False
+    )
+    chosen = {t: {m: {"sigma": 2.55, "step": 0.1} for m in methods if m != "start"} for t in TASKS}
+    (results / "tune" / "chosen.json").write_text(json.dumps(chosen))
+    weights = root / "models" / "tiny" / "pretrain" / "denoiser.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(bytes(1000))
+
+
+def _fake_data(folder: Path, size: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    rows, truths = [], {}
+    roles = {"train": ("hubble_deep_field", "immunohistochemistry"), "validation": ("retina",)}
+    for role, names in {**roles, "test": TEST_IMAGES}.items():
+        for name in names:
+            photograph = Image.fromarray(getattr(skimage.data, name)())
+            pixels = np.asarray(photograph.resize((size, size), Image.Resampling.LANCZOS))
+            rows.append((name, role, "scikit-image", f"{role}/{name}.png", size, size, "0"))
+            _save(folder / rows[-1][3], pixels)
+            if role == "test":
+                truths[name] = pixels
+    for i in range(20):
+        name = f"dead_leaves_{i:04d}"
+        coarse = Image.fromarray(draw.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((size, size), Image.Resampling.NEAREST))
+        rows.append(
+            (name, "train", "dead leaves, colours of retina", f"{name}.png", size, size, "0")
+        )
+        _save(folder / f"{name}.png", pixels)
+    columns = ["name", "role", "source", "path", "width", "height", "sha256"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "manifest.csv", index=False)
+    return truths
+
+
+def _fake_logs(results: Path, draw: np.random.Generator) -> None:
+    def log(path: Path, levels: dict[str, tuple[float, float]]) -> None:
+        rows = [
+            (i, metric, first + (last - first) * (1 - np.exp(-i / 150)) + draw.normal(scale=0.02))
+            for i in range(0, 1001, 50)
+            for metric, (first, last) in levels.items()
+        ]
+        path.parent.mkdir(parents=True)
+        pd.DataFrame(rows, columns=["iteration", "metric", "value"]).to_csv(path, index=False)
+
+    denoising = {"psnr15": (28.0, 33.0), "psnr25": (25.0, 30.5), "psnr50": (20.0, 27.3)}
+    log(results / "pretrain" / "log.csv", {"loss": (0.1, 0.02), **denoising})
+    for arm, residual in (("updated", 0.5), ("fixed", 0.8), ("updated-residual", 0.4)):
+        levels = {"loss": (0.1, 0.02), "map_residual": (1.0, residual), **denoising}
+        log(results / "train_reg" / arm / "log.csv", levels)
+    for start, level in (("reg", 28.0), ("random", 27.0)):
+        log(results / "finetune_unrolled" / start / "log.csv", {"psnr": (20.0, level)})
+
+
+def _curve(
+    task: str,
+    method: str,
+    image: str,
+    n: int,
+    level: float,
+    falls: float,
+    draw: np.random.Generator,
+) -> list[Row]:
+    """A run that rises to `level`, and loses `falls` dB at its end while its steps stay large."""
+    i = np.arange(1, n + 1)
+    psnr = level + draw.normal() - 12 * np.exp(-i / 12) - falls * (i / n) ** 2
+    msd = 1e-3 * np.exp(-i / 20) + (1e-5 if falls else 1e-9) * np.exp(
+        draw.normal(scale=0.3, size=n)
+    )
+    rows: list[Row] = [(task, method, image, 0, "psnr", float(psnr[0] - 1))]
+    for j in range(n):
+        rows.append((task, method, image, j + 1, "psnr", float(psnr[j])))
+        rows.append((task, method, image, j + 1, "msd", float(msd[j])))
+    return rows
+
+
+def _noisy(truth: np.ndarray, psnr: float, draw: np.random.Generator) -> np.ndarray:
+    noise = draw.normal(scale=255 * 10 ** (-psnr / 20), size=truth.shape)
+    return np.clip(truth + noise, 0, 255).round().astype(np.uint8)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, lineterminator="\n")
+
+
+def report(root: Path, reports: str = "reports/tiny") -> list[dict[str, object]]:
+    """`make_report` on the made-up tree, with paths as a stage gives them."""
+    with contextlib.chdir(root):
+        return make_report(
+            "tiny",
+            Path("results/tiny"),
+            Path("models/tiny"),
+            Path("data/tiny"),
+            Path(reports),
+            seeds=[0],
+            settings={"λ": 1.0},
+        )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    fake_results(root)
+    report(root)
+    return root
+
+
+@pytest.fixture
+def broken(tree: Path, tmp_path: Path) -> Path:
+    """A copy of the inputs to break."""
+    for folder in ("results", "data", "models"):
+        shutil.copytree(tree / folder, tmp_path / folder)
+    return tmp_path
+
+
+FIGURES = (
+    "restoration",
+    "inpainting",
+    "convergence",
+    "admm",
+    "update_denoiser",
+    "unrolled",
+    "training",
+    "data",
+)
+TABLES = ("restoration", "convergence", "ablation", "unrolled", "denoiser", "tuning")
+
+
+def test_everything_is_written(tree: Path) -> None:
+    expected = {"claims.json", "claims.md", "metrics.json", "index.md"}
+    expected |= {f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")}
+    expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("tex", "csv")}
+    written = contents(tree / "reports" / "tiny")
+    assert set(written) == expected
+    assert sum(map(len, written.values())) < 6e6
+
+
+def test_another_process_writes_the_same_bytes(tree: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from test_report import report; "
+        "report(Path(sys.argv[1]), 'again')"
+    )
+    # another hash seed shows any order that comes from a set
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent}"
+    subprocess.run([sys.executable, "-c", code, str(tree)], env=environment, check=True)
+    first, second = contents(tree / "reports" / "tiny"), contents(tree / "again")
+    shutil.rmtree(tree / "again")
+    assert [name for name in first if first[name] != second.get(name)] == []
+    assert set(first) == set(second)
+
+
+def test_nothing_tells_the_time_or_the_place(tree: Path) -> None:
+    for name, content in contents(tree / "reports" / "tiny").items():
+        assert b"CreationDate" not in content, name
+        assert str(tree).encode() not in content, name
+
+
+def test_metrics_are_the_means_of_the_table(tree: Path) -> None:
+    metrics = json.loads((tree / "reports/tiny/metrics.json").read_text())
+    table = pd.read_csv(tree / "results/tiny/evaluate_restoration/table.csv")
+    rows = table[(table["metric"] == "psnr") & (table["method"] == "red")]
+    for task, mean in rows.groupby("task")["value"].mean().items():
+        assert metrics["psnr"][task]["red"] == pytest.approx(mean, rel=1e-5)
+    assert {c["verdict"] for c in metrics["claims"].values()} <= {
+        "reproduced",
+        "not reproduced",
+        "inconclusive",
+    }
+    assert len(metrics["claims"]) == 6
+
+
+def test_the_page_links_only_to_what_exists_and_names_every_claim(tree: Path) -> None:
+    folder = tree / "reports" / "tiny"
+    page = (folder / "index.md").read_text()
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page)
+    assert len(links) > 30
+    assert [link for link in links if not (folder / link).is_file()] == []
+    headings = re.findall(r"^## (.+)$", (folder / "claims.md").read_text(), re.MULTILINE)
+    anchors = {h.replace(":", "").replace(" ", "-") for h in headings}
+    assert set(re.findall(r"claims\.md#([^)]+)\)", page)) == anchors
+    # few test images are said to be few, once
+    assert page.count("only 4 images") == 1 or page.count("Only 4 images") == 1
+    for path in re.findall(r"`((?:results|data|models)/[^`*]+)`", page):
+        assert (tree / path).exists(), path
+
+
+def test_latex_and_csv_hold_the_same_numbers(tree: Path) -> None:
+    folder = tree / "reports" / "tiny" / "tables"
+    tex = (folder / "restoration.tex").read_text()
+    numbers = pd.read_csv(folder / "restoration.csv")
+    for row in numbers[numbers["metric"] == "psnr"].itertuples():
+        assert f"{row.mean:.2f}" in tex
+    for row in numbers[numbers["metric"] == "ssim"].itertuples():
+        assert f"{row.mean:.3f}" in tex
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_is_plain_booktabs(tree: Path, name: str) -> None:
+    tex = (tree / "reports" / "tiny" / "tables" / f"{name}.tex").read_text()
+    assert tex.isascii()
+    assert tex.count("{") == tex.count("}")
+    columns = len(re.search(r"@\{\}([lr]+)@\{\}", tex)[1])  # type: ignore[index]
+    body = tex.split("\\toprule")[1].split("\\bottomrule")[0]
+    for line in re.findall(r"^ *(.*?) \\\\$", body, re.MULTILINE):
+        if "multicolumn" not in line:
+            assert len(re.findall(r"(?<!\\)&", line)) == columns - 1, line
+    commands = set(re.findall(r"\\([a-zA-Z]+)", tex))
+    assert commands <= {
+        *("usepackage", "begin", "end", "centering", "caption", "label", "footnotesize"),
+        *(
+            "smallskip",
+            "setlength",
+            "tabcolsep",
+            "toprule",
+            "midrule",
+            "bottomrule",
+            "multicolumn",
+            "emph",
+        ),
+        *("textbf", "underline", "sigma", "times", "lambda"),
+    }
+
+
+def test_best_is_bold_and_second_underlined_and_equals_share() -> None:
+    cells = tables.ranked([30.0, 25.001, 25.0, 24.0], 2, [False, True, True, True])
+    assert [(c.text, c.rank) for c in cells] == [
+        ("30.00", 0),
+        ("25.00", 1),
+        ("25.00", 1),
+        ("24.00", 2),
+    ]
+    assert [c.rank for c in tables.ranked([1.0, 1.0], 1, [True, True])] == [0, 0]
+    assert [c.text for c in tables.ranked([float("nan"), 1.0], 1, [True, True])] == ["–", "1.0"]
+
+
+def test_latex_text_escapes_what_tex_would_read() -> None:
+    assert tables.latex_text("20 %, σₙ_√2 & ×2") == r"20 \%, $\sigma_n$\_$\surd$2 \& $\times$2"
+    assert tables.latex_text("a\\b{c}") == r"a\textbackslash{}b\{c\}"
+
+
+def test_labels_at_line_ends_keep_their_order_and_distance() -> None:
+    assert figures.spread([0.2, 0.8], 0.1, 0, 1) == [0.2, 0.8]
+    np.testing.assert_allclose(figures.spread([0.5, 0.5], 0.2, 0, 1), [0.4, 0.6])
+    np.testing.assert_allclose(figures.spread([1.0, 1.0, 1.0], 0.2, 0, 1), [0.6, 0.8, 1.0])
+    crowded = figures.spread([0.0, 0.1, 0.1, 0.9], 0.5, 0, 1)
+    np.testing.assert_allclose(crowded, [0, 1 / 3, 2 / 3, 1])
+
+
+def test_a_diverged_run_does_not_squeeze_the_others() -> None:
+    draw = np.random.default_rng(0)
+    rows = _curve("inpaint-20", "pnp-gd", "a", 50, 28.0, 0.0, draw)
+    lost = {"psnr": 0.0, "msd": float("inf")}
+    for task, _, image, iteration, metric, value in list(rows):
+        after = lost[metric] if iteration > 25 else value
+        rows.append((task, "pnp-admm", image, iteration, metric, after))
+    figure = figures.draw_iterations(pd.DataFrame(rows, columns=COLUMNS), ["inpaint-20"])
+    psnr, msd = figure.axes
+    assert 28 < psnr.get_ylim()[1] < 32
+    assert psnr.get_ylim()[0] > 5
+    assert msd.get_ylim()[1] <= 10
+    assert {t.get_text() for t in psnr.texts} >= {"PnP-ADMM\n0.00 dB"}
+
+
+def test_the_zoom_finds_the_detail() -> None:
+    pixels = np.full((60, 80, 3), 128, dtype=np.uint8)
+    pixels[30:40, 50:60] = np.random.default_rng(0).integers(0, 256, (10, 10, 3))
+    row, column = figures.busiest_window(pixels, 16)  # gradients reach one pixel further
+    assert 25 <= row <= 29
+    assert 45 <= column <= 49
+
+
+def test_more_methods_and_other_tasks_need_no_change(tmp_path: Path) -> None:
+    methods = {**METHODS, "pnp-hqs": 0.1, "gs-pnp": 0.2, "tv": -1.0, "novel": 0.3}
+    fake_results(tmp_path, iterations=30, methods=methods)
+    ledger = report(tmp_path)
+    table = (tmp_path / "reports/tiny/tables/restoration.tex").read_text()
+    header = "Task & Degraded & PnP-ReG (GD) & RED & PnP-ADMM & PnP-HQS & GS-PnP & TV & novel"
+    assert header in table
+    verdicts = {str(c["id"]): c["verdict"] for c in ledger}
+    # 30 iterations cannot show convergence
+    assert verdicts["gd-convergence"] != "reproduced"
+    assert verdicts["admm-convergence"] != "reproduced"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "results/tiny/evaluate_restoration/table.csv",
+        "results/tiny/ablate/images/inpaint-20/pnp-gd@fixed",
+        "results/tiny/train_reg/fixed/log.csv",
+        "results/tiny/tune/chosen.json",
+        "results/tiny/finetune_unrolled",
+        "data/tiny/prepare/manifest.csv",
+    ],
+)
+def test_a_missing_input_is_named(broken: Path, path: str) -> None:
+    victim = broken / path
+    if victim.is_dir():
+        shutil.rmtree(victim)
+    else:
+        victim.unlink()
+    with pytest.raises(InputError) as caught:
+        report(broken)
+    assert str(Path(path).parent.name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_claim_without_evidence_stops_the_report(broken: Path) -> None:
+    path = broken / "results/tiny/ablate/table.csv"
+    table = pd.read_csv(path)
+    table[table["method"] != "pnp-gd@fixed"].to_csv(path, index=False)
+    with pytest.raises(ClaimError, match=r"claim update-denoiser.*method=pnp-gd@fixed"):
+        report(broken)
+    assert not (broken / "reports").exists()
+
+
+def test_a_kept_image_of_another_size_is_named(broken: Path) -> None:
+    folder = broken / "results/tiny/evaluate_restoration/images/inpaint-20/red"
+    for path in folder.glob("*.png"):
+        _save(path, np.zeros((20, 20, 3), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"inpaint-20/red/.*\.png: is \(20, 20\)"):
+        report(broken)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reg.errors import InputError
+from reg.statistics import FEW_IMAGES, mean_over_tasks, paired_difference
+
+numbers = st.lists(st.floats(-50, 50), min_size=2, max_size=12)
+
+
+@given(numbers, st.floats(-10, 10))
+@settings(max_examples=20)
+def test_interval_contains_the_mean_and_follows_a_shift(values: list[float], shift: float) -> None:
+    zeros = np.zeros(len(values))
+    found = paired_difference(values, zeros, resamples=500)
+    assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
+    assert min(values) - 1e-9 <= found.low
+    assert found.high <= max(values) + 1e-9
+    moved = paired_difference(np.add(values, shift), zeros, resamples=500)
+    np.testing.assert_allclose(
+        [moved.mean, moved.low, moved.high],
+        np.add([found.mean, found.low, found.high], shift),
+        atol=1e-9,
+    )
+
+
+@given(numbers)
+@settings(max_examples=20)
+def test_what_is_common_to_both_methods_cancels(difficulty: list[float]) -> None:
+    found = paired_difference(np.add(difficulty, 0.5), difficulty, resamples=500)
+    np.testing.assert_allclose([found.mean, found.low, found.high], 0.5, atol=1e-9)
+    assert found.effect_size is None
+
+
+def test_interval_of_many_images_agrees_with_the_normal_one() -> None:
+    d = np.random.default_rng(1).normal(0.3, 1.0, size=400)
+    found = paired_difference(d, np.zeros(400))
+    half = 1.96 * d.std(ddof=1) / 20
+    assert found.low == pytest.approx(d.mean() - half, abs=0.015)
+    assert found.high == pytest.approx(d.mean() + half, abs=0.015)
+    assert found.effect_size == pytest.approx(d.mean() / d.std(ddof=1))
+    assert found.caution == ""
+
+
+def test_coverage_is_near_what_is_aimed_at() -> None:
+    draw = np.random.default_rng(2)
+    hits = 0
+    for _ in range(200):
+        found = paired_difference(draw.normal(1, 1, 30), np.zeros(30), resamples=500)
+        hits += found.low <= 1 <= found.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_the_seed_decides_the_interval() -> None:
+    d = np.random.default_rng(3).normal(size=20)
+    first = paired_difference(d, np.zeros(20), seed=5)
+    assert first == paired_difference(d, np.zeros(20), seed=5)
+    assert first.interval != paired_difference(d, np.zeros(20), seed=6).interval
+
+
+def test_exchanging_the_methods_mirrors_the_result() -> None:
+    a, b = np.random.default_rng(4).normal(size=(2, 15))
+    ours, theirs = paired_difference(a, b), paired_difference(b, a)
+    np.testing.assert_allclose(
+        [ours.mean, ours.low, ours.high], [-theirs.mean, -theirs.high, -theirs.low], atol=1e-12
+    )
+
+
+def test_one_image_has_no_interval_and_cannot_decide() -> None:
+    found = paired_difference([31.0], [30.0])
+    assert found.interval is None
+    assert found.effect_size is None
+    assert found.low < 0 < found.high
+    assert "one image" in found.caution
+    assert "no interval" in found.text("dB")
+
+
+def test_few_images_are_said_to_be_few() -> None:
+    few = paired_difference(np.arange(4.0), np.zeros(4))
+    assert "only 4 images" in few.caution
+    assert paired_difference(np.arange(float(FEW_IMAGES)), np.zeros(FEW_IMAGES)).caution == ""
+    assert few.text("dB").startswith("+1.50 dB [+")
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([1.0, 2.0], [1.0]), ([], []), ([[1.0]], [[1.0]]), ([np.nan], [1.0]), ([np.inf], [1.0])],
+)
+def test_unusable_numbers_are_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(InputError, match="paired comparison needs"):
+        paired_difference(a, b)
+
+
+def test_mean_over_tasks_is_taken_per_image() -> None:
+    np.testing.assert_allclose(mean_over_tasks([[1.0, 2.0], [3.0, 6.0]]), [2.0, 4.0])
