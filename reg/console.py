@@ -1,20 +1,14 @@
 """What a stage shows: progress on a terminal, quiet lines in a log, one line for an error."""
 
-import json
-import os
-import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from reg.errors import InputError
-
-PROVENANCE = Path(".provenance")
-
 
 class Progress:
     """Counts finished steps: a bar on a terminal, else a line at each tenth of the way."""
@@ -66,34 +60,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def fail(error: InputError) -> None:
+def fail(error: InputError) -> NoReturn:
     """Print the one line of a user's error and exit with status 2."""
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def run_stage(name: str, profile: Callable[[], str], work: Callable[[], Path]) -> None:
-    """Run a stage: say what begins, where the result lies, how long it took and its memory.
-
-    An `InputError` ends it with one line and status 2. Time and peak memory go to
-    `.provenance/<profile>/<name>.json`, outside what DVC hashes, because they differ at every run.
-    """
-    began = time.monotonic()
-    try:
-        folder = PROVENANCE / profile()
-        say(f"[{name}] profile {profile()}")
-        output = work()
-    except InputError as error:
-        fail(error)
-        return
-    record = {
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "threads": os.cpu_count(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
-    say(
-        f"[{name}] done in {record['seconds']} s, "
-        f"peak memory {record['peak_memory_mb']} MB → {output}"
-    )

@@ -94,6 +94,7 @@ def prepare(
     crop: int,
     dead_leaves_count: int,
     dead_leaves_size: int,
+    dead_leaves_radii: tuple[float, float] = (1.0, 1000.0),
     seed: int,
 ) -> Path:
     """Write `output`/manifest.csv and the images that it does not find elsewhere; its path.
@@ -102,12 +103,12 @@ def prepare(
     folders: role -> folders under `root` whose images (directly in them) have that role; for
       validation also a number of images to hold back, evenly spread over the sorted training
       files. Training reads them in place.
-    sizes: validation and test -> side to which the shorter side is reduced (Lanczos, antialiased)
-      before a central square is cut out; None leaves the image at its size, less the right and
-      bottom rows and columns beyond a multiple of 12.
+    sizes: role -> side to which the shorter side is reduced (Lanczos, antialiased). Validation and
+      test images are then cut to a central square; None leaves them at their size, less the right
+      and bottom rows and columns beyond a multiple of 12, and training photographs untouched.
     crop: side of the training crops, into which every training image must fit.
-    dead_leaves_count, dead_leaves_size, seed: additional training images; each takes its colours
-      from one training image.
+    dead_leaves_count, dead_leaves_size, dead_leaves_radii, seed: additional training images, with
+      discs of the least and greatest radius given; each takes its colours from one training image.
 
     Raises InputError, before anything is written, for unknown names and roles, folders that are
     missing or empty, images that are unreadable or too small, and a photograph (by name or by
@@ -136,7 +137,9 @@ def prepare(
         else _write_source(output, source, sizes.get(source.role))
         for source, known in zip(sources, measured, strict=True)
     ]
-    rows += _write_dead_leaves(output, sources, dead_leaves_count, dead_leaves_size, seed)
+    rows += _write_dead_leaves(
+        output, sources, dead_leaves_count, dead_leaves_size, dead_leaves_radii, seed
+    )
     return _write_manifest(output / "manifest.csv", rows)
 
 
@@ -361,6 +364,8 @@ def _write_source(output: Path, source: Source, size: int | None) -> Row:
     pixels = read_pixels(source.file)
     if source.role != "train":
         pixels = _reduce_and_cut(pixels, size)
+    elif size is not None:
+        pixels = _reduce(pixels, size)
     return _write_png(output, source.name, source.role, source.label, pixels)
 
 
@@ -368,15 +373,29 @@ def _reduce_and_cut(pixels: Pixels, size: int | None) -> Pixels:
     height, width = pixels.shape[:2]
     if size is None:
         return pixels[: height - height % MULTIPLE, : width - width % MULTIPLE]
-    scale = size / min(height, width)
-    width, height = round(width * scale), round(height * scale)
-    reduced = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    reduced = _reduce(pixels, size)
+    height, width = reduced.shape[:2]
     top, left = (height - size) // 2, (width - size) // 2
-    return np.asarray(reduced)[top : top + size, left : left + size]
+    return reduced[top : top + size, left : left + size]
+
+
+def _reduce(pixels: Pixels, size: int) -> Pixels:
+    """Resize so that the shorter side is `size`; images that are no larger stay as they are."""
+    height, width = pixels.shape[:2]
+    scale = size / min(height, width)
+    if scale >= 1:
+        return pixels
+    wide_high = round(width * scale), round(height * scale)
+    return np.asarray(Image.fromarray(pixels).resize(wide_high, Image.Resampling.LANCZOS))
 
 
 def _write_dead_leaves(
-    output: Path, sources: Sequence[Source], count: int, size: int, seed: int
+    output: Path,
+    sources: Sequence[Source],
+    count: int,
+    size: int,
+    radii: tuple[float, float],
+    seed: int,
 ) -> list[Row]:
     palettes = [source for source in sources if source.role == "train"]
     rows = []
@@ -384,7 +403,7 @@ def _write_dead_leaves(
         for i in range(count):
             palette = palettes[i % len(palettes)]
             colours = read_pixels(palette.file).reshape(-1, 3)
-            pixels = dead_leaves(size, colours, np.random.default_rng((seed, i)))
+            pixels = dead_leaves(size, colours, np.random.default_rng((seed, i)), *radii)
             label = f"dead leaves, colours of {palette.name}"
             rows.append(_write_png(output, f"dead_leaves_{i:04d}", "train", label, pixels))
             shown.step()

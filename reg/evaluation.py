@@ -1,18 +1,114 @@
 """Measure iterates; run methods × tasks × images into one long table."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from reg.checkpoints import State, finished_cell
+from reg.console import progress
+from reg.images import write_image
+from reg.methods import Networks, iterate
 from reg.metrics import mean_squared_difference, psnr, ssim
-from reg.problems import Problem
+from reg.networks import Denoiser, Precision, inference
+from reg.problems import Problem, make_problem
 
 COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
+BATCH = 8
+VALIDATION_SIGMAS = (15, 25, 50)  # /255
 Row = list[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method for one task, with its parameters."""
+
+    task: str
+    method: str
+    parameters: Mapping[str, float]
+
+
+def evaluate(
+    jobs: Sequence[Job],
+    images: Mapping[str, Tensor],
+    networks: Networks,
+    *,
+    iterations: int,
+    seed: int,
+    precision: Precision,
+    key: str,
+    pictures: Path,
+    keep: Collection[str] = (),
+    every_iteration: bool = False,
+) -> pd.DataFrame:
+    """Run every job on every image; the long table of what was measured.
+
+    PSNR, SSIM and the oracle `psnr_best` of the last iterate; with `every_iteration` PSNR and
+    `msd` of all of them. Last iterates of the tasks in `keep` are written to
+    `pictures`/<task>/<method>/<image>.png. Finished cells are kept in `.checkpoints/<key>/`.
+    """
+    parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
+    rows: list[Row] = []
+    with progress("cells", len(parts)) as shown:
+        for job, names, batch in parts:
+            problem = make_problem(job.task, batch, names, seed)
+
+            def compute(problem: Problem = problem, job: Job = job) -> State:
+                with inference(precision):
+                    iterates = iterate(job.method, problem, networks, job.parameters)
+                    curves, last = trace(iterates, problem, iterations)
+                return {**curves, "last": last}
+
+            state = finished_cell(key, f"{job.task}_{job.method}_{names[0]}", compute)
+            last, levels = state["last"], state["psnr"]
+            if every_iteration:
+                curves = {"psnr": levels, "msd": state["msd"]}
+                rows += curve_rows(problem, job.method, names, curves)
+                rows += final_rows(problem, job.method, names, iterations, {"ssim": ssim(last, batch)})
+            else:
+                measured = {
+                    "psnr": levels[-1].tolist(),
+                    "ssim": ssim(last, batch),
+                    "psnr_best": levels.amax(dim=0).tolist(),
+                }
+                rows += final_rows(problem, job.method, names, iterations, measured)
+            if job.task in keep:
+                for name, image in zip(names, last.split(1), strict=True):
+                    write_image(pictures / job.task / job.method / f"{name}.png", image)
+            shown.step(f"{job.task} {job.method} {levels[-1].mean():.2f} dB")
+    return long_table(rows)
+
+
+def measure_starts(
+    tasks: Sequence[str],
+    images: Mapping[str, Tensor],
+    *,
+    seed: int,
+    pictures: Path,
+    keep: Collection[str] = (),
+) -> pd.DataFrame:
+    """PSNR and SSIM of the degraded starts, as method `start` at iteration 0."""
+    rows: list[Row] = []
+    for task in tasks:
+        for names, batch in batches(images):
+            problem = make_problem(task, batch, names, seed)
+            measured = {
+                "psnr": psnr(problem.start, batch).tolist(),
+                "ssim": ssim(problem.start, batch),
+            }
+            rows += final_rows(problem, "start", names, 0, measured)
+            if task in keep:
+                for name, start, truth in zip(
+                    names, problem.start.split(1), batch.split(1), strict=True
+                ):
+                    write_image(pictures / task / "start" / f"{name}.png", start)
+                    write_image(pictures / task / "truth" / f"{name}.png", truth)
+    return long_table(rows)
 
 
 def trace(
@@ -53,17 +149,10 @@ def final_rows(
     problem: Problem,
     method: str,
     names: Sequence[str],
-    x: Tensor,
     iteration: int,
-    best: Tensor | None = None,
+    measured: Mapping[str, Sequence[float]],
 ) -> Iterator[Row]:
-    """PSNR and SSIM of an iterate; `best` adds the oracle over iterations as `psnr_best`."""
-    measured: dict[str, Sequence[float]] = {
-        "psnr": psnr(x, problem.truth).tolist(),
-        "ssim": ssim(x, problem.truth),
-    }
-    if best is not None:
-        measured["psnr_best"] = best.tolist()
+    """What was measured per image at one iteration, as rows of the long table."""
     for metric, values in measured.items():
         for name, value in zip(names, values, strict=True):
             yield [problem.task, method, name, iteration, metric, value]
@@ -72,3 +161,52 @@ def final_rows(
 def long_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with the columns task, method, image, iteration, metric, value."""
     return pd.DataFrame(list(rows), columns=COLUMNS)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """CSV with six significant digits and LF line ends, the same bytes for the same table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def batches(images: Mapping[str, Tensor], most: int = BATCH) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and images of equal size, together: at most `most` a batch, in the order of names."""
+    sizes: dict[torch.Size, list[str]] = {}
+    for name in sorted(images):
+        sizes.setdefault(images[name].shape, []).append(name)
+    for names in sizes.values():
+        for first in range(0, len(names), most):
+            chosen = names[first : first + most]
+            yield chosen, torch.cat([images[name] for name in chosen])
+
+
+def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, Tensor]:
+    """The central `size`² pixels of each image, or all of it if the size is None or larger."""
+    if size is None:
+        return dict(images)
+    crops = {}
+    for name, image in images.items():
+        top, left = (max(0, (side - size) // 2) for side in image.shape[-2:])
+        crops[name] = image[..., top : top + size, left : left + size]
+    return crops
+
+
+def denoising_validation(
+    denoiser: Denoiser, images: Mapping[str, Tensor], seed: int, precision: Precision
+) -> Callable[[], dict[str, float]]:
+    """A function that measures D's mean PSNR at σ 15, 25 and 50 on fixed noisy images."""
+    problems = [
+        (make_problem(f"denoise-{sigma}", batch, names, seed), sigma)
+        for sigma in VALIDATION_SIGMAS
+        for names, batch in batches(images)
+    ]
+
+    def validate() -> dict[str, float]:
+        measured: dict[str, list[Tensor]] = {}
+        with inference(precision):
+            for problem, sigma in problems:
+                restored = denoiser(problem.y, problem.sigma_n)
+                measured.setdefault(f"psnr{sigma}", []).append(psnr(restored, problem.truth))
+        return {name: torch.cat(values).mean().item() for name, values in measured.items()}
+
+    return validate

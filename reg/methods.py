@@ -9,6 +9,7 @@ Noise levels among the parameters are in /255.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from reg.iterations import (
     pnp_gd,
     red_gd,
 )
+from reg.networks import for_inference, load_denoiser, load_regularizer
 from reg.problems import Problem, Task, parse_task
 
 Parameters = Mapping[str, float]
@@ -32,6 +34,21 @@ class Networks:
 
     denoisers: Mapping[str, DenoiserFunction] = field(default_factory=dict)
     regularizers: Mapping[str, Gradient] = field(default_factory=dict)
+
+
+def load_networks(models: Path) -> Networks:
+    """The networks below `models/<profile>`, ready for inference.
+
+    Denoisers: `original`, and those that ReG training left, by its arms; regularizers by arm.
+    """
+    arms = sorted(path.parent for path in models.glob("train_reg/*/regularizer.safetensors"))
+    denoisers = {"original": load_denoiser(models / "pretrain" / "denoiser.safetensors")}
+    denoisers |= {arm.name: load_denoiser(arm / "denoiser.safetensors") for arm in arms}
+    regularizers = {arm.name: load_regularizer(arm / "regularizer.safetensors") for arm in arms}
+    return Networks(
+        {name: for_inference(network) for name, network in denoisers.items()},
+        {name: for_inference(network) for name, network in regularizers.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -47,9 +64,15 @@ def iterate(
     method: str, problem: Problem, networks: Networks, parameters: Parameters
 ) -> Iterator[Tensor]:
     """The iterates of a method by name; InputError if the name is unknown."""
-    kind, _, arm = method.partition("@")
     known = method_named(method)
-    return known.run(problem, networks, arm or known.arm, parameters)
+    arm = method.partition("@")[2] or known.arm
+    return known.run(problem, networks, arm, parameters)
+
+
+def canonical(method: str) -> str:
+    """The name without `@arm` where that is the method's usual one: `pnp-gd@updated` → `pnp-gd`."""
+    kind, _, arm = method.partition("@")
+    return kind if arm == method_named(method).arm else method
 
 
 def method_named(method: str) -> Method:
@@ -96,12 +119,14 @@ def _red(
 def _pnp_admm(
     problem: Problem, networks: Networks, arm: str, parameters: Parameters
 ) -> Iterator[Tensor]:
+    # `first` and `until`, where given, make s_k fall from `first` to `level` at that iteration.
     level = parameters["level"] / 255
+    first = parameters.get("first", parameters["level"]) / 255
     return pnp_admm(
         problem,
         networks.denoisers[arm],
         sigma=parameters["sigma"] / 255,
-        levels=noise_levels(level, level, 1),
+        levels=noise_levels(first, level, int(parameters.get("until", 1))),
     )
 
 
@@ -114,6 +139,9 @@ METHODS: dict[str, Method] = {
     ),
     "pnp-admm": Method("original", _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
 }
+
+# The ablation of the paper: ReG trained with D fixed or updated, ADMM with D original or updated.
+ABLATION = ("pnp-gd@updated", "pnp-gd@fixed", "pnp-admm@original", "pnp-admm@updated")
 
 
 def begin(method: str, task: str) -> dict[str, float]:

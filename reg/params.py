@@ -7,12 +7,12 @@ The top level holds the knobs that people sweep and `profile`, which names the e
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from reg.errors import InputError
-from reg.methods import METHODS
+from reg.methods import method_named
 from reg.networks import Form, Precision
 from reg.problems import parse_task
 from reg.training import Recipe
@@ -26,29 +26,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-def _is_task(name: str) -> str:
-    parse_task(name)
-    return name
+def _check_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        parse_task(name)
+    return names
 
 
-def _is_method(name: str) -> str:
-    if name.partition("@")[0] not in METHODS:
-        raise ValueError(f"unknown method, must be one of {', '.join(METHODS)}")
-    return name
+def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        method_named(name)
+    return names
 
 
-class _Named(Section):
-    tasks: tuple[str, ...] = Field(min_length=1)
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        for name in tasks:
-            parse_task(name)
-        return tasks
-
-
-Methods = tuple[Annotated[str, Field(min_length=1)], ...]
+Tasks = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_tasks)]
+Methods = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_methods)]
+Role = Literal["train", "validation", "test"]
 
 
 class Data(Section):
@@ -62,6 +54,7 @@ class DeadLeaves(Section):
 
     count: int = Field(ge=0)
     size: int = Field(ge=64)
+    radii: tuple[float, float]
 
 
 class Sizes(Section):
@@ -75,9 +68,9 @@ class Sizes(Section):
 class Prepare(Section):
     """Stage `prepare`."""
 
-    photographs: dict[Literal["train", "validation", "test"], list[str]]
+    photographs: dict[Role, list[str]]
     dead_leaves: DeadLeaves
-    folders: dict[Literal["train", "validation", "test"], list[str] | int]
+    folders: dict[Role, list[str] | int]
     sizes: Sizes
 
 
@@ -98,37 +91,39 @@ class TrainReg(Recipe):
     start: Literal["random", "denoiser"]
 
 
-class Tune(_Named):
+class Tune(Section):
     """Stage `tune`: `trials` per method and task, each of `iterations` on `crop`² pixels."""
 
-    methods: Methods
     trials: int = Field(ge=1)
     iterations: int = Field(ge=1)
-    crop: int = Field(ge=32)
+    crop: int = Field(ge=32, multiple_of=12)
     precision: Precision = "auto"
 
-    _methods_are_known = field_validator("methods")(lambda names: tuple(map(_is_method, names)))
 
-
-class EvaluateRestoration(_Named):
+class EvaluateRestoration(Section):
     """Stage `evaluate_restoration`; `keep_images` are the tasks whose images figures need."""
 
+    tasks: Tasks
+    methods: Methods
     iterations: int = Field(ge=1)
-    keep_images: tuple[str, ...]
+    keep_images: Tasks
     precision: Precision = "auto"
 
 
-class EvaluateConvergence(_Named):
-    """Stage `evaluate_convergence`."""
+class EvaluateConvergence(Section):
+    """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images)."""
 
-    iterations: int = Field(ge=500)
+    iterations: int = Field(ge=1)
+    crop: int | None = Field(ge=48, multiple_of=12)
     precision: Precision = "auto"
 
 
-class Ablate(_Named):
-    """Stage `ablate`."""
+class Ablate(Section):
+    """Stage `ablate`, on central crops of `crop`² pixels (null: whole images)."""
 
+    tasks: Tasks
     iterations: int = Field(ge=1)
+    crop: int | None = Field(ge=48, multiple_of=12)
     precision: Precision = "auto"
 
 
@@ -137,6 +132,7 @@ class FinetuneUnrolled(Recipe):
 
     task: str
     steps: int = Field(ge=1)
+    sigma: float = Field(gt=0)
 
 
 class Profile(Section):
@@ -163,5 +159,51 @@ class Params(Section):
 
     @property
     def active(self) -> Profile:
-        """The profile in use."""
-        return self.profiles[self.profile]
+        """The profile in use; a top-level λ that is not null wins over the profile's own."""
+        chosen = self.profiles[self.profile]
+        if self.lambda_ is None:
+            return chosen
+        train_reg = chosen.train_reg.model_copy(update={"lambda_": self.lambda_})
+        return chosen.model_copy(update={"train_reg": train_reg})
+
+    def folder(self, kind: Literal["data", "models", "results", "reports"], *parts: str) -> Path:
+        """`<kind>/<profile>/<parts>`: where a stage of this profile reads or writes."""
+        return Path(kind, self.profile, *parts)
+
+
+def read_params(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    YAML 1.2, so that `1e-05`, as DVC writes it, is a number. Raises InputError with the file, the
+    key and the mend for whatever is unreadable, missing, unknown, misspelt or out of range.
+    """
+    try:
+        raw: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run from the repository") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from None
+    if params.profile not in params.profiles:
+        known = ", ".join(params.profiles)
+        raise InputError(f"{path}: profile '{params.profile}' is not defined, use one of {known}")
+    return params
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first problem as `key: what is wrong (value), mend`."""
+    problems = error.errors()
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key}; correct its spelling or remove it{more}"
+        case "missing":
+            return f"key {key} is missing; add it{more}"
+        case _:
+            message = first["msg"].removeprefix("Value error, ")
+            return f"{key} = {first['input']!r}: {message}{more}"

@@ -1,11 +1,7 @@
 """One loop for every training, with exact resume."""
 
-import hashlib
-import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +12,14 @@ from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from reg.checkpoints import CHECKPOINTS, load_state, save_state
 from reg.console import progress, say
 from reg.errors import InputError
 from reg.networks import Precision, resolve_precision
 from reg.patches import Patches
 
-CHECKPOINTS = Path(".checkpoints")
 KEPT_CHECKPOINTS = 2
 SKIPPED_IN_A_ROW = 20
-CODE = Path(__file__).parent
 
 Validation = Callable[[], Mapping[str, float]]
 
@@ -64,14 +59,6 @@ def seeded(*entropy: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
-    """Hash of all that decides a run's result: parameters, files (data, weights) and our code."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    for path in [*files, *sorted(CODE.glob("*.py"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def train(
     objective: nn.Module,
     patches: Patches,
@@ -86,7 +73,7 @@ def train(
 
     Every random draw is a function of (seed, iteration), so the state of a run is its weights,
     Adam's moments and the log: checkpoints in `.checkpoints/<checkpoint>/` resume it exactly.
-    The caller removes them by `finish` once the results are written.
+    The caller removes them by `checkpoints.forget` once the results are written.
 
     The log has the columns iteration, metric, value: the objective's terms averaged since the
     last validation, and what `validate` returns. Raises InputError if the loss or the gradients
@@ -152,11 +139,6 @@ def train(
     return pd.DataFrame(rows, columns=["iteration", "metric", "value"])
 
 
-def finish(checkpoint: str) -> None:
-    """Remove a run's checkpoints, once what it made is on disk."""
-    shutil.rmtree(CHECKPOINTS / checkpoint, ignore_errors=True)
-
-
 def _save(
     folder: Path,
     iteration: int,
@@ -164,21 +146,13 @@ def _save(
     optimiser: torch.optim.Optimizer,
     rows: list[list[Any]],
 ) -> None:
-    """Write a checkpoint so that a crash at any moment leaves a whole older one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{iteration:09d}.pt"
-    partial = path.with_suffix(".partial")
     state = {
         "iteration": iteration,
         "objective": objective.state_dict(),
         "optimiser": optimiser.state_dict(),
         "rows": rows,
     }
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    save_state(folder / f"{iteration:09d}.pt", state)
     for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
@@ -188,12 +162,17 @@ def _resume(
 ) -> tuple[int, list[list[Any]]]:
     """Load the newest whole checkpoint: how many iterations are done, and the log so far."""
     for path in sorted(folder.glob("*.pt"), reverse=True):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a truncated archive raises
-            say(f"  {path}: damaged, trying the one before ({type(error).__name__})")
+        state = load_state(path)
+        if state is None:
+            say(f"  {path}: damaged, trying the one before")
             continue
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
         return int(state["iteration"]), list(state["rows"])
     return 0, []
+
+
+def no_log(validate: Validation) -> pd.DataFrame:
+    """The log of a network that was imported: what it measures, at iteration 0."""
+    rows = [[0, name, value] for name, value in validate().items()]
+    return pd.DataFrame(rows, columns=["iteration", "metric", "value"])

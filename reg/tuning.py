@@ -1,13 +1,82 @@
 """Choose the two parameters of a method on validation images, every method by the same budget."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from reg.checkpoints import State, finished_cell
+from reg.console import progress
+from reg.evaluation import batches
+from reg.methods import Networks, begin, iterate
+from reg.metrics import psnr
+from reg.networks import Precision, inference
+from reg.problems import Problem, make_problem
 
 Score = Callable[[Mapping[str, float]], float]
 Trial = tuple[dict[str, float], float]
 
 FIRST_RATIO = 4.0
 LAST_RATIO = 1.1
+
+
+def tune(
+    pairs: Sequence[tuple[str, str]],
+    images: Mapping[str, Tensor],
+    networks: Networks,
+    *,
+    trials: int,
+    iterations: int,
+    seed: int,
+    precision: Precision,
+    key: str,
+) -> tuple[pd.DataFrame, dict[str, dict[str, dict[str, float]]]]:
+    """Search the parameters of each (task, method): all trials, and chosen[task][method].
+
+    A trial's score is the mean PSNR in dB of the last of `iterations` iterates over `images`.
+    Finished pairs are kept in `.checkpoints/<key>/`.
+    """
+    rows: list[list[object]] = []
+    chosen: dict[str, dict[str, dict[str, float]]] = {}
+    with progress("tune", len(pairs)) as shown:
+        for task, method in pairs:
+            problems = [make_problem(task, batch, names, seed) for names, batch in batches(images)]
+
+            def compute(
+                problems: Sequence[Problem] = problems, method: str = method, task: str = task
+            ) -> State:
+                def score(parameters: Mapping[str, float]) -> float:
+                    with inference(precision):
+                        return _mean_psnr(method, problems, networks, parameters, iterations)
+
+                return {"trials": list(compass_search(begin(method, task), score, trials))}
+
+            found: list[Trial] = finished_cell(key, f"{task}_{method}", compute)["trials"]
+            rows += [
+                [task, method, json.dumps(parameters), value] for parameters, value in found
+            ]
+            chosen.setdefault(task, {})[method] = best_trial(found)
+            shown.step(f"{task} {method} {max(value for _, value in found):.2f} dB")
+    return pd.DataFrame(rows, columns=["task", "method", "parameters", "psnr"]), chosen
+
+
+def _mean_psnr(
+    method: str,
+    problems: Sequence[Problem],
+    networks: Networks,
+    parameters: Mapping[str, float],
+    iterations: int,
+) -> float:
+    levels = []
+    for problem in problems:
+        x = problem.start
+        for x in islice(iterate(method, problem, networks, parameters), iterations):
+            pass
+        levels.append(psnr(x, problem.truth))
+    return torch.cat(levels).mean().item()
 
 
 def compass_search(

@@ -1,0 +1,63 @@
+"""Unfinished work on disk: written whole or not at all, keyed by all that decides the result.
+
+It lives in `.checkpoints/<key>/`, outside what DVC manages, because DVC deletes a stage's outputs
+before it runs; it is removed when the stage has written them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHECKPOINTS = Path(".checkpoints")
+CODE = Path(__file__).parent
+
+State = dict[str, Any]
+
+
+def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
+    """Hash of all that decides a run's result: parameters, files (data, weights) and our code."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for path in [*files, *sorted(CODE.glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write tensors and plain values so that a crash at any moment leaves no partial file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_state(path: Path) -> State | None:
+    """What `save_state` wrote; None if the file is missing or damaged."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises a different type for every way in which an archive is broken
+        return None
+    return state
+
+
+def finished_cell(key: str, name: str, compute: Callable[[], State]) -> State:
+    """The state of one cell of a long evaluation: from disk if it was finished before."""
+    path = CHECKPOINTS / key / f"{name}.pt"
+    state = load_state(path)
+    if state is None:
+        state = compute()
+        save_state(path, state)
+    return state
+
+
+def forget(key: str) -> None:
+    """Remove a run's unfinished work, once what it made is on disk."""
+    shutil.rmtree(CHECKPOINTS / key, ignore_errors=True)

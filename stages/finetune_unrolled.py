@@ -1,0 +1,63 @@
+"""Stage `finetune_unrolled`: K unrolled gradient steps around one G, from ReG or from random."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from reg.checkpoints import fingerprint, forget
+from reg.datasets import load_images, load_training_arrays
+from reg.evaluation import restoration_rows, unrolled_validation, write_table
+from reg.networks import initialise, load_regularizer, save_network
+from reg.params import Params
+from reg.patches import Patches
+from reg.stage import run
+from reg.training import no_log, seeded, train
+from reg.unrolled import Unrolled, UnrolledObjective
+
+
+def work(params: Params, start: str) -> Path:
+    """Write the network, its training log and its table of test images."""
+    recipe, manifest = params.active.finetune_unrolled, params.folder("data", "prepare", "manifest.csv")
+    weights = params.folder("models", "train_reg", "updated", "regularizer.safetensors")
+    models, results = (
+        params.folder(kind, "finetune_unrolled", start) for kind in ("models", "results")
+    )
+    regularizer = load_regularizer(weights)
+    if start == "random":
+        initialise(regularizer, seeded(params.seed))
+    unrolled = Unrolled(regularizer, recipe.steps, step=1.0, sigma=recipe.sigma / 255)
+
+    validate = unrolled_validation(
+        unrolled, recipe.task, load_images(manifest, "validation"), params.seed, recipe.precision
+    )
+    key = fingerprint(start, params.seed, recipe.model_dump(), files=[manifest, weights])
+    before = no_log(validate)
+    log = train(
+        UnrolledObjective(unrolled, recipe.task, params.seed),
+        Patches(load_training_arrays(manifest), recipe.crop, recipe.batch, params.seed),
+        recipe,
+        title=f"finetune_unrolled {start}",
+        seed=params.seed,
+        checkpoint=key,
+        validate=validate,
+    )
+    save_unrolled(unrolled, models / "unrolled.safetensors", recipe.model_dump(mode="json"))
+    write_table(pd.concat([before, log]), results / "log.csv")
+    table = restoration_rows(
+        unrolled,
+        f"unrolled-{start}",
+        recipe.task,
+        load_images(manifest, "test"),
+        iteration=recipe.iterations,
+        seed=params.seed,
+        precision=recipe.precision,
+    )
+    write_table(table, results / "table.csv")
+    forget(key)
+    return results / "table.csv"
+
+
+if __name__ == "__main__":
+    start = sys.argv[1]
+    run(f"finetune_unrolled@{start}", lambda params: work(params, start))

@@ -1,0 +1,28 @@
+"""Stage `prepare`: images by role, with a manifest."""
+
+from pathlib import Path
+
+from reg.datasets import prepare
+from reg.params import Params
+from reg.stage import run
+
+
+def work(params: Params) -> Path:
+    """Write the images and data/<profile>/prepare/manifest.csv."""
+    section, root = params.active.prepare, params.data.root
+    return prepare(
+        params.folder("data", "prepare"),
+        photographs={} if root else section.photographs,
+        folders=section.folders if root else {},
+        root=Path(root) if root else None,
+        sizes=section.sizes.model_dump(),
+        crop=max(params.active.pretrain.crop, params.active.train_reg.crop),
+        dead_leaves_count=section.dead_leaves.count,
+        dead_leaves_size=section.dead_leaves.size,
+        dead_leaves_radii=section.dead_leaves.radii,
+        seed=params.seed,
+    )
+
+
+if __name__ == "__main__":
+    run("prepare", work)

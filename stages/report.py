@@ -1,0 +1,33 @@
+"""Stage `report`: figures, tables, claims and the page, from result tables alone."""
+
+from pathlib import Path
+
+from reg.claims import CLAIMS
+from reg.console import say
+from reg.params import Params
+from reg.report import make_report
+from reg.stage import run
+
+
+def work(params: Params) -> Path:
+    """Write reports/<profile>/ and print the verdicts."""
+    train_reg, reports = params.active.train_reg, params.folder("reports")
+    ledger = make_report(
+        params.profile,
+        params.folder("results"),
+        params.folder("models"),
+        params.folder("data"),
+        reports,
+        seeds=[params.seed],
+        settings={
+            "λ": train_reg.lambda_,
+            "form of G": f"{train_reg.form}, scale {train_reg.scale:g}, start {train_reg.start}",
+        },
+    )
+    for claim in ledger:
+        say(f"  {claim['id']}: {claim['verdict']}")
+    return reports / "index.md"
+
+
+if __name__ == "__main__":
+    run("report", work)

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from reg.checkpoints import (
+    CHECKPOINTS,
+    State,
+    fingerprint,
+    finished_cell,
+    forget,
+    load_state,
+    save_state,
+)
+
+STATE: State = {
+    "iteration": 7,
+    "rows": [[2, "loss", 0.5], [4, "loss", 0.25]],
+    "weights": torch.arange(12.0).reshape(3, 4),
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def assert_is_the_state(state: State | None) -> None:
+    assert state is not None
+    assert {name: state[name] for name in ("iteration", "rows")} == {
+        name: STATE[name] for name in ("iteration", "rows")
+    }
+    assert torch.equal(state["weights"], STATE["weights"])
+
+
+def test_round_trip() -> None:
+    path = Path("new/folder/deblur-k3-2.55_pnp-gd@fixed_image.1.pt")
+    save_state(path, STATE)
+    assert_is_the_state(load_state(path))
+    assert list(path.parent.iterdir()) == [path]  # no partial file is left
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, -1])
+def test_missing_and_damaged_files_hold_nothing(kept: float) -> None:
+    path = Path("state.pt")
+    assert load_state(path) is None
+    save_state(path, STATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept) if 0 < kept < 1 else int(kept)])
+    assert load_state(path) is None
+
+
+def test_a_crash_while_writing_leaves_the_older_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("state.pt")
+    save_state(path, STATE)
+
+    def crash(state: object, file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", crash)
+        with pytest.raises(KeyboardInterrupt):
+            save_state(path, {"iteration": 8})
+    assert_is_the_state(load_state(path))
+    save_state(path, {"iteration": 8})  # what the crash left is not in the way
+    assert load_state(path) == {"iteration": 8}
+
+
+def test_a_finished_cell_is_computed_once() -> None:
+    computed = []
+
+    def compute() -> State:
+        computed.append(1)
+        return STATE
+
+    for _ in range(2):
+        assert_is_the_state(finished_cell("key", "sr-x2-2.55_red_a", compute))
+    assert len(computed) == 1
+    finished_cell("key", "sr-x2-2.55_red_b", compute)
+    finished_cell("other", "sr-x2-2.55_red_a", compute)
+    assert len(computed) == 3
+    (CHECKPOINTS / "key" / "sr-x2-2.55_red_a.pt").write_bytes(b"damaged")
+    assert_is_the_state(finished_cell("key", "sr-x2-2.55_red_a", compute))
+    assert len(computed) == 4
+
+
+def test_forget_removes_one_key() -> None:
+    finished_cell("tune", "a", lambda: STATE)
+    finished_cell("tune", "b", lambda: STATE)
+    finished_cell("tune-2", "a", lambda: STATE)
+    forget("tune")
+    assert not (CHECKPOINTS / "tune").exists()
+    assert_is_the_state(load_state(CHECKPOINTS / "tune-2" / "a.pt"))
+    forget("tune")  # there is nothing left to remove
+
+
+def test_fingerprint_changes_with_parameters_and_files() -> None:
+    data, weights = Path("data"), Path("weights")
+    data.write_bytes(b"abc")
+    weights.write_bytes(b"d")
+    files = [data, weights]
+    parameters = {"lambda": 0.004, "channels": [16, 32], "recipe": {"batch": 2, "crop": 16}}
+    first = fingerprint("train", parameters, 1, files=files)
+    assert first == fingerprint("train", dict(reversed(parameters.items())), 1, files=files)
+    others = [
+        fingerprint("train", parameters, 2, files=files),
+        fingerprint("tune", parameters, 1, files=files),
+        fingerprint("train", {**parameters, "lambda": 0.005}, 1, files=files),
+        fingerprint("train", {**parameters, "recipe": {"batch": 3, "crop": 16}}, 1, files=files),
+        fingerprint("train", parameters, 1, files=[data]),
+        fingerprint("train", parameters, 1),
+    ]
+    data.write_bytes(b"abd")
+    others.append(fingerprint("train", parameters, 1, files=files))
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_fingerprint_knows_which_file_holds_what() -> None:
+    one, two = Path("one"), Path("two")
+
+    def of(first: bytes, second: bytes) -> str:
+        one.write_bytes(first)
+        two.write_bytes(second)
+        return fingerprint("train", files=[one, two])
+
+    assert len({of(b"ab", b"c"), of(b"a", b"bc"), of(b"", b"abc"), of(b"abc", b"")}) == 4
+
+
+def test_fingerprint_changes_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = Path("code")
+    code.mkdir()
+    (code / "losses.py").write_text("LAMBDA = 1\n")
+    monkeypatch.setattr("reg.checkpoints.CODE", code)
+    before = fingerprint("train")
+    (code / "losses.py").write_text("LAMBDA = 2\n")
+    assert fingerprint("train") != before
+
+
+def test_fingerprint_is_a_name_for_a_folder() -> None:
+    name = fingerprint({"a": 1})
+    assert name.isalnum()
+    assert len(name) >= 12

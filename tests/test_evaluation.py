@@ -1,0 +1,370 @@
+import math
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from reg.checkpoints import CHECKPOINTS, forget
+from reg.evaluation import (
+    Job,
+    batches,
+    central_crops,
+    curve_rows,
+    denoising_validation,
+    evaluate,
+    final_rows,
+    long_table,
+    measure_starts,
+    trace,
+    write_table,
+)
+from reg.images import read_image
+from reg.methods import Networks, iterate
+from reg.metrics import psnr, ssim
+from reg.networks import Denoiser
+from reg.operators import Denoising
+from reg.problems import Problem, make_problem
+
+COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def image(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def flat_problem() -> Problem:
+    """Two images of 0.5 whose measurements, and starts, are 0.3."""
+    truth = torch.full((2, 3, 8, 8), 0.5)
+    return Problem("denoise-51", Denoising(), truth - 0.2, 0.2, truth - 0.2, truth)
+
+
+def with_errors(problem: Problem, *errors: tuple[float, float]) -> Iterator[Tensor]:
+    """Iterates with constant errors per image."""
+    for pair in errors:
+        yield problem.truth + torch.tensor(pair).view(2, 1, 1, 1)
+
+
+# --- trace ---------------------------------------------------------------------------------
+
+
+def test_trace_measures_every_iterate() -> None:
+    problem = flat_problem()
+    iterates = with_errors(problem, (0.1, 0.2), (0.01, 0.1), (-0.1, 0.1))
+    curves, last = trace(iterates, problem, 3)
+    expected = torch.tensor([[20.0, 13.9794], [40.0, 20.0], [20.0, 20.0]])
+    torch.testing.assert_close(curves["psnr"], expected, rtol=0, atol=1e-3)
+    # The first difference is to the start, whose error is −0.2.
+    squares = torch.tensor([[0.3**2, 0.4**2], [0.09**2, 0.1**2], [0.11**2, 0.0]])
+    torch.testing.assert_close(curves["msd"], squares, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(last, problem.truth + torch.tensor([-0.1, 0.1]).view(2, 1, 1, 1))
+
+
+def test_trace_asks_for_no_more_than_it_needs() -> None:
+    problem, asked = flat_problem(), []
+
+    def endless() -> Iterator[Tensor]:
+        for k in count(1):
+            asked.append(k)
+            yield problem.truth + 1 / k
+
+    curves, last = trace(endless(), problem, 5)
+    assert asked == [1, 2, 3, 4, 5]
+    assert curves["psnr"].shape == curves["msd"].shape == (5, 2)
+    torch.testing.assert_close(last, problem.truth + 1 / 5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_iterates_that_are_not_finite_end_the_run(bad: float) -> None:
+    problem = flat_problem()
+    iterates = with_errors(problem, (0.1, 0.1), (0.01, 0.1), (bad, bad), (0.1, 0.1))
+    curves, last = trace(iterates, problem, 5)
+    assert curves["psnr"].shape == curves["msd"].shape == (5, 2)
+    torch.testing.assert_close(curves["psnr"][1], torch.tensor([40.0, 20.0]), rtol=0, atol=1e-3)
+    assert torch.all(curves["psnr"][2:] == 0)
+    assert torch.all(curves["msd"][2:] == math.inf)
+    torch.testing.assert_close(last, problem.truth + torch.tensor([0.01, 0.1]).view(2, 1, 1, 1))
+
+
+def test_divergence_at_once_leaves_the_start() -> None:
+    problem = flat_problem()
+    curves, last = trace(with_errors(problem, (math.nan, 0.0)), problem, 2)
+    assert torch.all(curves["psnr"] == 0)
+    assert torch.equal(last, problem.start)
+
+
+# --- rows and tables -----------------------------------------------------------------------
+
+
+def test_curve_rows_number_iterations_from_one() -> None:
+    curves = {"psnr": torch.tensor([[20.0, 21.0], [22.0, 23.0]]), "msd": torch.ones(2, 2)}
+    table = long_table(curve_rows(flat_problem(), "red", ["a", "b"], curves))
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 8
+    assert set(table["task"]) == {"denoise-51"}
+    assert set(table["method"]) == {"red"}
+    wanted = table[(table["metric"] == "psnr") & (table["image"] == "b")]
+    assert list(wanted["iteration"]) == [1, 2]
+    assert list(wanted["value"]) == [21.0, 23.0]
+
+
+def test_final_rows() -> None:
+    measured = {"psnr": [20.0, 21.0], "ssim": [0.5, 0.75]}
+    table = long_table(final_rows(flat_problem(), "red", ["a", "b"], 60, measured))
+    assert list(table.columns) == COLUMNS
+    assert set(table["iteration"]) == {60}
+    values = table.set_index(["metric", "image"])["value"].to_dict()
+    assert values == {
+        ("psnr", "a"): 20.0,
+        ("psnr", "b"): 21.0,
+        ("ssim", "a"): 0.5,
+        ("ssim", "b"): 0.75,
+    }
+
+
+def test_a_name_for_each_image() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        list(final_rows(flat_problem(), "red", ["a"], 1, {"psnr": [20.0, 21.0]}))
+
+
+def test_an_empty_table_has_the_columns() -> None:
+    assert list(long_table([]).columns) == COLUMNS
+
+
+def test_tables_are_written_alike_with_unix_line_ends(tmp_path: Path) -> None:
+    table = long_table([["sr-x2-2.55", "red", "a", 3, "psnr", 100 / 3]])
+    one, two = tmp_path / "new" / "one.csv", tmp_path / "two.csv"
+    write_table(table, one)
+    write_table(table.copy(), two)
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes() == (
+        b"task,method,image,iteration,metric,value\nsr-x2-2.55,red,a,3,psnr,33.3333\n"
+    )
+    assert pd.read_csv(one)["iteration"].dtype == int
+
+
+# --- batches and crops ---------------------------------------------------------------------
+
+
+def test_batches_hold_every_image_once_by_size() -> None:
+    images = {f"i{k}": image(1, 3, 8, 8, seed=k) for k in (3, 1, 2, 5, 4)}
+    images["wide"] = image(1, 3, 8, 16, seed=9)
+    parts = list(batches(images, most=2))
+    assert [names for names, _ in parts] == [["i1", "i2"], ["i3", "i4"], ["i5"], ["wide"]]
+    for names, batch in parts:
+        for name, one in zip(names, batch, strict=True):
+            assert torch.equal(one, images[name][0])
+
+
+def test_central_crops() -> None:
+    images = {"a": image(1, 3, 10, 12), "small": image(1, 3, 4, 12)}
+    crops = central_crops(images, 6)
+    assert torch.equal(crops["a"], images["a"][..., 2:8, 3:9])
+    assert torch.equal(crops["small"], images["small"][..., :, 3:9])
+    whole = central_crops(images, None)
+    assert all(torch.equal(whole[name], images[name]) for name in images)
+
+
+# --- evaluate ------------------------------------------------------------------------------
+
+
+class Shrinking:
+    """A denoiser D_s(z) = z/(1 + s²), and its exact gradient G(x) = x; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def denoiser(self, z: Tensor, s: float) -> Tensor:
+        self.calls += 1
+        return z / (1 + s**2)
+
+    def regularizer(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+    def networks(self) -> Networks:
+        return Networks({"original": self.denoiser}, {"updated": self.regularizer})
+
+
+IMAGES = {
+    "b": image(1, 3, 16, 16, seed=1),
+    "a": image(1, 3, 16, 16, seed=2),
+    "wide": image(1, 3, 12, 20, seed=3),
+}
+JOBS = [
+    Job("deblur-k0-2.55", "pnp-gd", {"sigma": 20.0, "curvature": 2.0}),
+    Job("deblur-k0-2.55", "pnp-admm", {"sigma": 2.55, "level": 20.0}),
+    Job("inpaint-50", "pnp-admm", {"sigma": 2.55, "level": 20.0}),
+]
+ITERATIONS = 4
+
+
+def run(networks: Networks, key: str, jobs: list[Job] = JOBS, **options: object) -> pd.DataFrame:
+    return evaluate(
+        jobs,
+        IMAGES,
+        networks,
+        iterations=ITERATIONS,
+        seed=7,
+        precision="fp32",
+        key=key,
+        pictures=Path("pictures"),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def expected_curves(job: Job, name: str) -> tuple[dict[str, list[float]], Tensor, Problem]:
+    """Each image on its own, by hand."""
+    problem = make_problem(job.task, IMAGES[name], [name], 7)
+    iterates = iterate(job.method, problem, Shrinking().networks(), job.parameters)
+    xs = list(islice(iterates, ITERATIONS))
+    levels = [psnr(x, IMAGES[name]).item() for x in xs]
+    before = [problem.start, *xs[:-1]]
+    steps = [(x - b).square().mean().item() for x, b in zip(xs, before, strict=True)]
+    return {"psnr": levels, "msd": steps}, xs[-1], problem
+
+
+def test_evaluate_measures_the_last_iterate_and_the_oracle() -> None:
+    table = run(Shrinking().networks(), "key")
+    assert list(table.columns) == COLUMNS
+    assert len(table) == len(JOBS) * len(IMAGES) * 3
+    assert set(table["iteration"]) == {ITERATIONS}
+    values = table.set_index(["task", "method", "image", "metric"])["value"].sort_index()
+    assert values.index.is_unique
+    for job in JOBS:
+        for name in IMAGES:
+            curves, last, _ = expected_curves(job, name)
+            measured = values[job.task, job.method, name]
+            assert measured["psnr"] == pytest.approx(curves["psnr"][-1], abs=1e-3)
+            assert measured["psnr_best"] == pytest.approx(max(curves["psnr"]), abs=1e-3)
+            assert measured["ssim"] == pytest.approx(ssim(last, IMAGES[name])[0], abs=1e-4)
+
+
+def test_evaluate_can_measure_every_iteration() -> None:
+    table = run(Shrinking().networks(), "key", jobs=JOBS[:2], every_iteration=True)
+    per_image = table.groupby(["method", "image", "metric"])["iteration"].apply(list)
+    for (_, _, metric), iterations in per_image.items():  # type: ignore[misc]
+        assert iterations == ([4] if metric == "ssim" else [1, 2, 3, 4])
+    for job in JOBS[:2]:
+        for name in IMAGES:
+            curves, _, _ = expected_curves(job, name)
+            for metric, expected in curves.items():
+                rows = table[
+                    (table["method"] == job.method)
+                    & (table["image"] == name)
+                    & (table["metric"] == metric)
+                ]
+                assert list(rows["value"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pictures_are_the_last_iterates_of_the_tasks_to_keep() -> None:
+    run(Shrinking().networks(), "key", keep={"inpaint-50"})
+    files = sorted(str(path) for path in Path("pictures").rglob("*.png"))
+    assert files == [f"pictures/inpaint-50/pnp-admm/{name}.png" for name in ("a", "b", "wide")]
+    for name in IMAGES:
+        _, last, _ = expected_curves(JOBS[2], name)
+        shown = read_image(Path("pictures/inpaint-50/pnp-admm", f"{name}.png"))
+        torch.testing.assert_close(shown, last.clamp(0, 1), rtol=0, atol=0.51 / 255)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_ended() -> None:
+    whole = Shrinking()
+    expected = run(whole.networks(), "whole")
+
+    class PowerCutError(Exception):
+        pass
+
+    class Ending(Shrinking):
+        def denoiser(self, z: Tensor, s: float) -> Tensor:
+            if self.calls == whole.calls // 2 + 1:
+                raise PowerCutError
+            return super().denoiser(z, s)
+
+    first, second = Ending(), Shrinking()
+    with pytest.raises(PowerCutError):
+        run(first.networks(), "key")
+    table = run(second.networks(), "key")
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert 0 < second.calls < whole.calls
+    assert first.calls + second.calls <= whole.calls + ITERATIONS
+    again = Shrinking()
+    pd.testing.assert_frame_equal(run(again.networks(), "key"), expected, check_exact=True)
+    assert again.calls == 0
+    forget("key")
+    assert not (CHECKPOINTS / "key").exists()
+
+
+def test_a_method_that_diverges_is_measured_too() -> None:
+    def broken(x: Tensor) -> Tensor:
+        return x * math.nan
+
+    table = run(Networks({}, {"updated": broken}), "key", jobs=JOBS[:1], keep={"deblur-k0-2.55"})
+    values = table.set_index(["image", "metric"])["value"]
+    for name in IMAGES:
+        assert values[name, "psnr"] == 0
+        assert math.isfinite(values[name, "ssim"])
+        assert Path("pictures/deblur-k0-2.55/pnp-gd", f"{name}.png").exists()
+
+
+def test_starts_are_measured_as_a_method() -> None:
+    table = measure_starts(
+        ["deblur-k0-2.55", "inpaint-50"],
+        IMAGES,
+        seed=7,
+        pictures=Path("pictures"),
+        keep=["inpaint-50"],
+    )
+    assert set(table["method"]) == {"start"}
+    assert set(table["iteration"]) == {0}
+    assert len(table) == 2 * len(IMAGES) * 2
+    values = table.set_index(["task", "image", "metric"])["value"].sort_index()
+    for job in (JOBS[0], JOBS[2]):
+        for name in IMAGES:
+            start = expected_curves(job, name)[2].start
+            measured = values[job.task, name]
+            assert measured["psnr"] == pytest.approx(psnr(start, IMAGES[name]).item(), abs=1e-3)
+            assert measured["ssim"] == pytest.approx(ssim(start, IMAGES[name])[0], abs=1e-4)
+    for name in IMAGES:
+        folder = Path("pictures/inpaint-50")
+        truth = read_image(folder / "truth" / f"{name}.png")
+        torch.testing.assert_close(truth, IMAGES[name], rtol=0, atol=0.51 / 255)
+        assert (folder / "start" / f"{name}.png").exists()
+    assert not Path("pictures/deblur-k0-2.55").exists()
+
+
+# --- validation of a denoiser --------------------------------------------------------------
+
+
+def test_denoising_validation_of_the_identity_measures_the_noise() -> None:
+    class Identity(Denoiser):
+        def forward(self, z: Tensor, sigma: float | Tensor) -> Tensor:
+            return z
+
+    images = {name: 0.5 + 0 * image(1, 3, 64, 64) for name in ("a", "b")}
+    measured = denoising_validation(Identity((4, 4, 4, 4), 1), images, 3, "fp32")()
+    assert list(measured) == ["psnr15", "psnr25", "psnr50"]
+    for sigma in (15, 25, 50):
+        expected = -20 * math.log10(sigma / 255)
+        assert measured[f"psnr{sigma}"] == pytest.approx(expected, abs=0.3)
+
+
+def test_denoising_validation_follows_the_network_on_fixed_noise() -> None:
+    denoiser = Denoiser((4, 4, 4, 4), 1)
+    validate = denoising_validation(denoiser, IMAGES, 3, "fp32")
+    first = validate()
+    assert validate() == first
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.zero_()
+    black = validate()
+    assert black != first
+    levels = [psnr(torch.zeros_like(one), one) for one in IMAGES.values()]
+    assert black["psnr25"] == pytest.approx(torch.cat(levels).mean().item(), abs=1e-3)

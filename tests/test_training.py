@@ -1,0 +1,480 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+import reg
+from reg.checkpoints import CHECKPOINTS, forget
+from reg.errors import InputError
+from reg.losses import DenoisingObjective, RegObjective
+from reg.networks import Denoiser, Regularizer, save_network
+from reg.patches import Patches
+from reg.training import Recipe, seeded, train
+
+RUN = "run"
+SMALL = (4, 4, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # checkpoints are relative to the working folder
+
+
+def recipe(**options: object) -> Recipe:
+    given = {
+        "iterations": 8,
+        "batch": 2,
+        "crop": 16,
+        "learning_rate": 1e-2,
+        "validate_every": 2,
+        "precision": "fp32",
+    }
+    return Recipe(**(given | options))  # type: ignore[arg-type]
+
+
+def patches(seed: int = 5) -> Patches:
+    images = np.random.default_rng(0).integers(256, size=(3, 20, 24, 3), dtype=np.uint8)
+    return Patches(list(images), 16, 2, seed)
+
+
+def weighted(network: nn.Module) -> None:
+    for k, weight in enumerate(network.parameters()):
+        with torch.no_grad():
+            nn.init.orthogonal_(weight, gain=0.5, generator=torch.Generator().manual_seed(k))
+
+
+def checkpoints(name: str = RUN) -> list[Path]:
+    return sorted((CHECKPOINTS / name).glob("*.pt"))
+
+
+class KilledError(Exception):
+    """Stands for a power cut."""
+
+
+def killing(
+    validate: Callable[[], Mapping[str, float]], at: int | None
+) -> Callable[[], Mapping[str, float]]:
+    """A validation that ends the run at its n-th call."""
+    calls = 0
+
+    def validate_or_end() -> Mapping[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KilledError
+        return validate()
+
+    return validate_or_end
+
+
+def run(
+    seed: int = 1,
+    killed_at: int | None = None,
+    joint: bool = False,
+    checkpoint: str = RUN,
+    **options: object,
+) -> tuple[bytes, bytes]:
+    """The bytes of the weights files and of the log of a training; its checkpoints stay."""
+    denoiser, regularizer = Denoiser(SMALL, 1), Regularizer(SMALL, 1, scale=20.0)
+    weighted(denoiser)
+    weighted(regularizer)
+    objective = (
+        RegObjective(denoiser, regularizer, 1.0, update_denoiser=True)
+        if joint
+        else DenoisingObjective(denoiser)
+    )
+
+    def validate() -> Mapping[str, float]:
+        return {"size": sum(weight.abs().sum().item() for weight in denoiser.parameters())}
+
+    log = train(
+        objective,
+        patches(),
+        recipe(**options),
+        title="test",
+        seed=seed,
+        checkpoint=checkpoint,
+        validate=killing(validate, killed_at),
+    )
+    save_network(denoiser, Path("denoiser"))
+    save_network(regularizer, Path("regularizer"))
+    weights = Path("denoiser").read_bytes() + Path("regularizer").read_bytes()
+    return weights, log.to_csv(index=False).encode()
+
+
+# --- determinism and resume ----------------------------------------------------------------
+
+
+def test_equal_runs_give_equal_bytes() -> None:
+    first = run(checkpoint="a")
+    torch.manual_seed(7)  # global state decides nothing
+    assert run(checkpoint="b") == first
+    other = run(checkpoint="c", seed=2)
+    assert other[0] != first[0]
+    assert other[1] != first[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"joint": True},
+        {"precision": "bf16"},
+        {"schedule": "halving", "halve_every": 3, "warmup": 2, "clip_gradient": 0.1},
+    ],
+    ids=["fp32", "joint", "bf16", "halving"],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Odd: the alternation of the joint objective is at another phase after the interruption.
+    options = {"iterations": 9, "validate_every": 3} | options
+    whole = run(checkpoint="whole", **options)
+    for killed_at in (1, 2, 3):
+        with pytest.raises(KilledError):
+            run(killed_at=killed_at, **options)
+        assert len(checkpoints()) == killed_at - 1
+        done: list[int] = []
+        count_batches(monkeypatch, done)
+        assert run(**options) == whole
+        assert done[0] == 3 * (killed_at - 1) + 1  # it did go on from there
+        forget(RUN)
+
+
+def count_batches(monkeypatch: pytest.MonkeyPatch, done: list[int]) -> None:
+    """Note which iterations draw crops."""
+    batch = Patches.batch
+
+    def counted(self: Patches, iteration: int) -> Tensor:
+        done.append(iteration)
+        return batch(self, iteration)
+
+    monkeypatch.setattr(Patches, "batch", counted)
+
+
+def test_interrupted_twice_equals_uninterrupted() -> None:
+    whole = run(checkpoint="whole", iterations=10)
+    for killed_at in (2, 3):
+        with pytest.raises(KilledError):
+            run(iterations=10, killed_at=killed_at)
+    assert run(iterations=10) == whole
+
+
+def test_a_process_killed_by_the_system_is_resumed_exactly(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import importlib.util, os, signal, sys\n"
+        "spec = importlib.util.spec_from_file_location('tests', sys.argv[1])\n"
+        "tests = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(tests)\n"
+        "def killing(validate, at):\n"
+        "    ending = raising(validate, at)\n"
+        "    def validate_or_kill():\n"
+        "        try:\n"
+        "            return ending()\n"
+        "        except tests.KilledError:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return validate_or_kill\n"
+        "raising, tests.killing = tests.killing, killing\n"
+        "tests.run(killed_at=3, joint=True)\n"
+    )
+    threads = str(torch.get_num_threads())
+    root = str(Path(reg.__file__).parents[1])
+    child = subprocess.run(
+        [sys.executable, str(script), __file__],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": threads},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert len(checkpoints()) == 2
+    assert run(joint=True) == run(joint=True, checkpoint="whole")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, -1])
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(
+    kept: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(checkpoint="whole")
+    with pytest.raises(KilledError):
+        run(killed_at=4)
+    newest = checkpoints()[-1]
+    content = newest.read_bytes()
+    newest.write_bytes(content[: int(len(content) * kept) if 0 < kept < 1 else int(kept)])
+    done: list[int] = []
+    count_batches(monkeypatch, done)
+    assert run() == whole
+    assert done[0] == 5  # 6 iterations were done, of which the last 2 are lost
+    assert str(newest) in capsys.readouterr().out
+
+
+def test_without_a_whole_checkpoint_training_begins_anew() -> None:
+    whole = run(checkpoint="whole")
+    with pytest.raises(KilledError):
+        run(killed_at=4)
+    for path in checkpoints():
+        path.write_bytes(b"")
+    assert run() == whole
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint() -> None:
+    whole = run(checkpoint="whole")
+    with pytest.raises(KilledError):
+        run(killed_at=4)
+    newest = checkpoints()[-1]
+    newest.with_suffix(".partial").write_bytes(newest.read_bytes()[:200])
+    assert run() == whole
+
+
+def test_only_two_checkpoints_are_kept_and_forget_removes_them() -> None:
+    run(iterations=10, checkpoint="other/arm")
+    run(iterations=10)
+    assert len(checkpoints()) == 2
+    assert not list((CHECKPOINTS / RUN).glob("*.partial"))
+    forget(RUN)
+    assert not (CHECKPOINTS / RUN).exists()
+    assert len(checkpoints("other/arm")) == 2
+    forget(RUN)  # there is nothing left to remove
+
+
+def test_a_run_that_was_done_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # KilledError between the last checkpoint and the results: nothing is computed twice.
+    whole = run()
+    done: list[int] = []
+    count_batches(monkeypatch, done)
+    assert run() == whole
+    assert done == []
+
+
+# --- what is minimised, and what is logged -------------------------------------------------
+
+
+class Distance(nn.Module):
+    """(w − 3)², with non-finite values at chosen iterations; logs what it was given."""
+
+    def __init__(self, faulty: Callable[[int], bool] = lambda _: False, fault: str = "") -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+        self.unused = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.faulty, self.fault = faulty, fault
+        self.seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def forward(
+        self, clean: Tensor, iteration: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        self.seen.append((iteration, clean.clone(), torch.rand(2, generator=generator)))
+        loss = (self.w - 3).square().sum()
+        if self.faulty(iteration):
+            # `loss`: a loss that is not finite, though its gradient is.
+            loss = loss + torch.inf if self.fault == "loss" else loss * float(self.fault)
+        return {"loss": loss, "iteration": torch.tensor(float(iteration))}
+
+
+def follow(objective: nn.Module, checkpoint: str = RUN, seed: int = 1, **options: object):
+    validate = options.pop("validate", dict)
+    return train(
+        objective,
+        patches(),
+        recipe(**options),
+        title="distance",
+        seed=seed,
+        checkpoint=checkpoint,
+        validate=validate,  # type: ignore[arg-type]
+    )
+
+
+def values(log: pd.DataFrame, metric: str) -> dict[int, float]:
+    rows = log[log["metric"] == metric]
+    return dict(zip(rows["iteration"], rows["value"], strict=True))
+
+
+def test_the_objective_is_minimised() -> None:
+    objective = Distance()
+    log = follow(objective, iterations=150, learning_rate=0.2, validate_every=50)
+    assert objective.w.item() == pytest.approx(3, abs=1e-2)
+    assert objective.unused.item() == 1
+    losses = values(log, "loss")
+    assert losses[150] < 1e-2 < losses[50]
+
+
+def test_the_log_holds_means_since_the_last_validation() -> None:
+    levels = iter([21.0, 22.0, 23.0])
+    log = follow(
+        Distance(),
+        iterations=8,
+        validate_every=3,
+        validate=lambda: {"psnr": next(levels)},
+        schedule="halving",
+    )
+    assert list(log.columns) == ["iteration", "metric", "value"]
+    assert values(log, "iteration") == {3: 2.0, 6: 5.0, 8: 7.5}
+    assert values(log, "psnr") == {3: 21.0, 6: 22.0, 8: 23.0}
+    assert list(values(log, "loss")) == [3, 6, 8]
+    rates = values(log, "learning_rate")
+    assert rates == {k: recipe(iterations=8, schedule="halving").rate(k) for k in (3, 6, 8)}
+
+
+def test_validation_needs_no_gradients_and_training_goes_on_after_it() -> None:
+    denoiser = Denoiser(SMALL, 1)
+    seen = []
+
+    def validate() -> Mapping[str, float]:
+        seen.append((torch.is_grad_enabled(), denoiser.training))
+        return {}
+
+    follow(DenoisingObjective(denoiser), iterations=4, validate=validate)
+    assert seen == [(False, False)] * 2
+    assert denoiser.training
+    assert all(weight.requires_grad for weight in denoiser.parameters())
+
+
+def test_what_an_iteration_sees_depends_on_seed_and_iteration_only() -> None:
+    long, other, short = Distance(), Distance(), Distance()
+    before = torch.get_rng_state()
+    follow(long, iterations=6)
+    assert torch.equal(torch.get_rng_state(), before)
+    follow(short, "short", iterations=3)
+    follow(other, "other", iterations=6, seed=2)
+    assert [k for k, _, _ in long.seen] == [1, 2, 3, 4, 5, 6]
+    for (_, clean, drawn), (_, clean_2, drawn_2) in zip(long.seen[:3], short.seen, strict=True):
+        assert torch.equal(clean, clean_2)
+        assert torch.equal(drawn, drawn_2)
+    draws = torch.stack([drawn for _, _, drawn in long.seen + other.seen])
+    assert len(draws.unique(dim=0)) == 12
+    assert all(torch.equal(clean, patches().batch(k)) for k, clean, _ in long.seen)
+
+
+def test_gradients_are_clipped_by_their_norm() -> None:
+    class Ramp(Distance):
+        def forward(self, *arguments: object) -> dict[str, Tensor]:
+            return {"loss": 1e3 * self.w.sum()}
+
+    # Adam's first step is the rate whatever the gradient, unless that is as small as its epsilon.
+    clipped, free = Ramp(), Ramp()
+    follow(clipped, "a", iterations=1, learning_rate=0.1, clip_gradient=1e-8)
+    follow(free, "b", iterations=1, learning_rate=0.1)
+    assert free.w.item() == pytest.approx(-0.1, rel=1e-3)
+    assert clipped.w.item() == pytest.approx(-0.05, rel=1e-2)
+
+
+# --- values that are not finite ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf"])
+def test_a_step_that_is_not_finite_is_skipped(
+    fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    always = Distance(lambda _: True, fault)
+    follow(always, "a", iterations=19)
+    assert always.w.item() == 0  # as it began
+    assert "iteration 7" in capsys.readouterr().out
+
+    once = Distance(lambda k: k == 5, fault)
+    follow(once, "b", iterations=150, learning_rate=0.2, validate_every=50)
+    assert once.w.item() == pytest.approx(3, abs=1e-2)
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf", "loss"])
+def test_twenty_in_a_row_end_the_run(fault: str) -> None:
+    objective = Distance(lambda k: k > 3, fault)
+    with pytest.raises(InputError, match="distance") as caught:
+        follow(objective, iterations=100, validate_every=100)
+    assert "\n" not in str(caught.value)
+    assert "learning_rate" in str(caught.value)
+    assert len(objective.seen) == 23
+
+
+def test_twenty_that_are_not_in_a_row_do_not() -> None:
+    objective = Distance(lambda k: k % 20 != 0, "nan")
+    follow(objective, iterations=59, validate_every=59)
+    assert len(objective.seen) == 59
+
+
+# --- the recipe ----------------------------------------------------------------------------
+
+
+def rates(given: Recipe) -> np.ndarray:
+    return np.array([given.rate(k) for k in range(1, given.iterations + 1)])
+
+
+def test_cosine_schedule() -> None:
+    rate = rates(recipe(iterations=1000, learning_rate=2e-4))
+    assert rate[0] == pytest.approx(2e-4)
+    assert rate[500] == pytest.approx(1e-4, rel=1e-2)
+    assert np.all(np.diff(rate) < 0)
+    assert 0 < rate[-1] < 1e-8
+    # Symmetric about its middle, as a cosine is.
+    np.testing.assert_allclose(rate[1:] + rate[:0:-1], 2e-4, rtol=1e-9)
+
+
+def test_halving_schedule() -> None:
+    rate = rates(
+        recipe(iterations=35, learning_rate=1e-4, schedule="halving", halve_every=10)
+    )
+    np.testing.assert_allclose(rate[:10], 1e-4)
+    np.testing.assert_allclose(rate[10:20], 5e-5)
+    np.testing.assert_allclose(rate[20:30], 2.5e-5)
+    np.testing.assert_allclose(rate[30:], 1.25e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "halving"])
+def test_warm_up_rises_evenly_to_the_schedule(schedule: str) -> None:
+    given = {"iterations": 100, "schedule": schedule, "halve_every": 30}
+    share = rates(recipe(**given, warmup=10)) / rates(recipe(**given))
+    np.testing.assert_allclose(share[10:], 1)
+    steps = np.diff(share[:11])
+    np.testing.assert_allclose(steps, steps[0])
+    assert 0 < share[0] <= 0.1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_training_follows_the_schedule(seed: int) -> None:
+    # Adam's step on a constant gradient is the learning rate.
+    class Ramp(Distance):
+        def forward(self, *arguments: object) -> dict[str, Tensor]:
+            return {"loss": self.w.sum()}
+
+    objective = Ramp()
+    given = {"iterations": 12, "learning_rate": 0.1, "warmup": 3}
+    follow(objective, seed=seed, **given)
+    assert objective.w.item() == pytest.approx(-rates(recipe(**given)).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"iterations": 0},
+        {"learning_rate": 0.0},
+        {"crop": 20},
+        {"crop": 8},
+        {"batch": 0},
+        {"schedule": "linear"},
+        {"validate_every": 0},
+        {"iteration": 5},
+    ],
+    ids=str,
+)
+def test_impossible_recipes_are_refused(fault: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fault))):
+        recipe(**fault)
+
+
+# --- seeds ---------------------------------------------------------------------------------
+
+
+def test_seeded_generators_are_pure_functions_of_their_integers() -> None:
+    def draw(*entropy: int) -> tuple[float, ...]:
+        return tuple(torch.rand(4, generator=seeded(*entropy), dtype=torch.float64).tolist())
+
+    keys = [(1,), (2,), (1, 1), (1, 2), (2, 1), (1, 1, 1), (1, 1, 2), (12,), (1, 10**9)]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert draw(1, 2) == draw(1, 2)

@@ -1,0 +1,244 @@
+import json
+import math
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reg.methods import Networks, begin, iterate
+from reg.metrics import psnr
+from reg.problems import make_problem
+from reg.tuning import Score, Trial, best_trial, compass_search, tune
+
+few = settings(max_examples=15)
+BEGIN = {"sigma": 2.55, "step": 0.1}
+parameter = st.floats(-3, 3)  # logarithm to base 2, relative to the beginning
+
+
+def parabola(sigma: float, step: float, mixed: float = 0.0) -> Score:
+    """Smooth in the logarithms, with its maximum of 30 at the given multiples of BEGIN."""
+
+    def score(parameters: Mapping[str, float]) -> float:
+        a = math.log2(parameters["sigma"] / BEGIN["sigma"] / sigma)
+        b = math.log2(parameters["step"] / BEGIN["step"] / step)
+        return 30 - a**2 - 2 * b**2 - mixed * a * b
+
+    return score
+
+
+def run(score: Score, budget: int, begin: Mapping[str, float] = BEGIN) -> list[Trial]:
+    return list(compass_search(begin, score, budget))
+
+
+def point(parameters: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(parameters.items()))
+
+
+@few
+@given(a=parameter, b=parameter, mixed=st.floats(-2, 2))
+def test_a_smooth_optimum_is_found_within_the_budget(a: float, b: float, mixed: float) -> None:
+    trials = run(parabola(2**a, 2**b, mixed), budget=60)
+    best = best_trial(trials)
+    # The last ratio tried is 4^(1/8) = 1.19, a quarter of an octave.
+    assert abs(math.log2(best["sigma"] / BEGIN["sigma"]) - a) < 0.3
+    assert abs(math.log2(best["step"] / BEGIN["step"]) - b) < 0.3
+    assert max(score for _, score in trials) > 29.8
+
+
+@few
+@given(a=parameter, b=parameter)
+def test_a_search_that_ends_early_ends_at_a_local_optimum(a: float, b: float) -> None:
+    score = parabola(2**a, 2**b)
+    trials = run(score, budget=1000)
+    assert len(trials) < 100
+    best = best_trial(trials)
+    for name in best:
+        for factor in (1.19, 1 / 1.19):
+            assert score({**best, name: best[name] * factor}) < score(best)
+
+
+@few
+@given(a=parameter, b=parameter, budget=st.integers(1, 40))
+def test_the_budget_is_kept_and_no_point_is_tried_twice(a: float, b: float, budget: int) -> None:
+    calls: list[tuple[tuple[str, float], ...]] = []
+    score = parabola(2**a, 2**b)
+
+    def counted(parameters: Mapping[str, float]) -> float:
+        calls.append(point(parameters))
+        return score(parameters)
+
+    trials = run(counted, budget)
+    assert 1 <= len(trials) <= budget
+    assert calls == [point(parameters) for parameters, _ in trials]
+    assert len(set(calls)) == len(calls)
+    assert [value for _, value in trials] == [score(parameters) for parameters, _ in trials]
+
+
+def test_a_large_budget_is_used_in_part_and_a_small_one_whole() -> None:
+    score = parabola(8.0, 0.125)
+    whole = run(score, budget=1000)
+    for budget in (1, 2, 5, len(whole)):
+        assert run(score, budget) == whole[:budget]
+
+
+@few
+@given(a=parameter, b=parameter)
+def test_trials_begin_at_the_beginning_and_stay_positive(a: float, b: float) -> None:
+    trials = run(parabola(2**a, 2**b), budget=30)
+    assert trials[0][0] == BEGIN
+    for parameters, _ in trials:
+        assert list(parameters) == list(BEGIN)
+        assert all(value > 0 for value in parameters.values())
+
+
+def test_the_search_is_deterministic_and_leaves_the_beginning_alone() -> None:
+    begin = {"step": 1 / 3, "sigma": math.pi}
+    first = run(parabola(3, 0.2), 30, begin)
+    assert run(parabola(3, 0.2), 30, begin) == first
+    assert begin == {"step": 1 / 3, "sigma": math.pi}
+
+
+def test_a_table_prints_what_was_run() -> None:
+    for parameters, _ in run(parabola(3, 0.2), 30, {"sigma": math.pi, "step": 1 / 3}):
+        assert all(value == float(f"{value:.4g}") for value in parameters.values())
+
+
+def test_trials_are_yielded_as_they_are_made() -> None:
+    calls: list[float] = []
+
+    def score(parameters: Mapping[str, float]) -> float:
+        calls.append(parameters["sigma"])
+        return 0.0
+
+    search = compass_search(BEGIN, score, 10)
+    assert calls == []
+    for k in range(1, 4):
+        next(search)
+        assert len(calls) == k
+
+
+def test_flat_scores_keep_the_beginning() -> None:
+    trials = run(lambda _: 7.0, budget=1000)
+    assert best_trial(trials) == BEGIN
+    assert len(trials) == 1 + 4 * 4  # four ratios, 4 to 1.19, without success
+
+
+def test_scores_that_are_not_numbers_are_the_worst() -> None:
+    optimum = parabola(4, 0.25)
+
+    def broken(parameters: Mapping[str, float]) -> float:
+        # Divergence at every larger step, and where it begins.
+        return math.nan if parameters["step"] >= BEGIN["step"] else optimum(parameters)
+
+    trials = run(broken, budget=60)
+    assert math.isnan(trials[0][1])
+    best = best_trial(trials)
+    assert abs(math.log2(best["sigma"] / BEGIN["sigma"]) - 2) < 0.3
+    assert abs(math.log2(best["step"] / BEGIN["step"]) + 2) < 0.3
+    nowhere = run(lambda _: math.nan, budget=1000)
+    assert len(nowhere) < 100
+    assert best_trial(nowhere) == BEGIN
+
+
+def test_one_parameter_and_three() -> None:
+    def score(parameters: Mapping[str, float]) -> float:
+        return -sum(math.log2(value / 5) ** 2 for value in parameters.values())
+
+    for names in ("a", "abc"):
+        best = best_trial(run(score, 100, dict.fromkeys(names, 1.0)))
+        assert all(abs(math.log2(value / 5)) < 0.3 for value in best.values())
+
+
+def test_best_trial() -> None:
+    a, b, c = {"x": 1.0}, {"x": 2.0}, {"x": 3.0}
+    assert best_trial([(a, 1.0), (b, 3.0), (c, 2.0)]) == b
+    assert best_trial([(a, 1.0), (b, 3.0), (c, 3.0)]) == b  # the first of equals
+    assert best_trial([(a, math.nan), (b, -5.0), (c, math.nan)]) == b
+    assert best_trial([(a, 1.0), (b, math.nan)]) == a
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf])
+def test_infinite_scores_end_too(bad: float) -> None:
+    trials = run(lambda parameters: bad if parameters["step"] > 1 else 1.0, budget=200)
+    assert len(trials) < 200
+
+
+# --- on problems ---------------------------------------------------------------------------
+
+
+class Shrinking:
+    """D_s(z) = z/(1 + s²) and its exact gradient G(x) = x; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def denoiser(self, z: Tensor, s: float) -> Tensor:
+        self.calls += 1
+        return z / (1 + s**2)
+
+    def regularizer(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+    def networks(self) -> Networks:
+        return Networks({"original": self.denoiser}, {"updated": self.regularizer})
+
+
+def noise_images() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(1, 3, *size, generator=generator)
+        for name, size in (("b", (16, 16)), ("a", (16, 16)), ("wide", (8, 24)))
+    }
+
+
+def test_tune_keeps_all_trials_and_chooses_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, pairs = noise_images(), [("deblur-k0-2.55", "pnp-gd"), ("inpaint-50", "pnp-admm")]
+
+    def tuned(shrinking: Shrinking) -> tuple[list[list[object]], object]:
+        table, chosen = tune(
+            pairs,
+            images,
+            shrinking.networks(),
+            trials=6,
+            iterations=3,
+            seed=7,
+            precision="fp32",
+            key="key",
+        )
+        assert list(table.columns) == ["task", "method", "parameters", "psnr"]
+        return table.to_numpy().tolist(), chosen
+
+    first, again = Shrinking(), Shrinking()
+    rows, chosen = tuned(first)
+    for task, method in pairs:
+        found = [
+            (json.loads(cell), value) for t, m, cell, value in rows if (t, m) == (task, method)
+        ]
+        assert len(found) == 6
+        assert set(found[0][0]) == set(begin(method, task))
+        assert chosen[task][method] == best_trial(found)  # type: ignore[index]
+        for parameters, value in found[:2]:
+            assert value == pytest.approx(mean_psnr(task, method, images, parameters), abs=1e-3)
+    assert tuned(again) == (rows, chosen)  # finished pairs are kept
+    assert again.calls == 0 < first.calls
+
+
+def mean_psnr(
+    task: str, method: str, images: Mapping[str, Tensor], parameters: Mapping[str, float]
+) -> float:
+    """Each image on its own, by hand."""
+    levels = []
+    for name, image in images.items():
+        problem = make_problem(task, image, [name], 7)
+        iterates = iterate(method, problem, Shrinking().networks(), parameters)
+        levels.append(psnr(next(islice(iterates, 2, None)), image).item())
+    return sum(levels) / len(levels)
