@@ -24,7 +24,7 @@ def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
     """Hash of all that decides a run's result: parameters, files (data, weights) and our code."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for path in [*files, *sorted(CODE.glob("*.py"))]:
-        digest.update(path.read_bytes())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from reg.errors import InputError
 
+
 class Progress:
     """Counts finished steps: a bar on a terminal, else a line at each tenth of the way."""
 

@@ -69,7 +69,9 @@ def evaluate(
             if every_iteration:
                 curves = {"psnr": levels, "msd": state["msd"]}
                 rows += curve_rows(problem, job.method, names, curves)
-                rows += final_rows(problem, job.method, names, iterations, {"ssim": ssim(last, batch)})
+                rows += final_rows(
+                    problem, job.method, names, iterations, {"ssim": ssim(last, batch)}
+                )
             else:
                 measured = {
                     "psnr": levels[-1].tolist(),
@@ -78,8 +80,8 @@ def evaluate(
                 }
                 rows += final_rows(problem, job.method, names, iterations, measured)
             if job.task in keep:
-                for name, image in zip(names, last.split(1), strict=True):
-                    write_image(pictures / job.task / job.method / f"{name}.png", image)
+                for name, image in zip(names, last, strict=True):
+                    write_image(pictures / job.task / job.method / f"{name}.png", image[None])
             shown.step(f"{job.task} {job.method} {levels[-1].mean():.2f} dB")
     return long_table(rows)
 
@@ -103,11 +105,9 @@ def measure_starts(
             }
             rows += final_rows(problem, "start", names, 0, measured)
             if task in keep:
-                for name, start, truth in zip(
-                    names, problem.start.split(1), batch.split(1), strict=True
-                ):
-                    write_image(pictures / task / "start" / f"{name}.png", start)
-                    write_image(pictures / task / "truth" / f"{name}.png", truth)
+                for name, start, truth in zip(names, problem.start, batch, strict=True):
+                    write_image(pictures / task / "start" / f"{name}.png", start[None])
+                    write_image(pictures / task / "truth" / f"{name}.png", truth[None])
     return long_table(rows)
 
 
@@ -117,22 +117,20 @@ def trace(
     """PSNR and mean squared difference of the first iterates, per iteration and image.
 
     Returns {"psnr": (iterations, N) in dB, "msd": (iterations, N)} and the last iterate. The
-    difference of the first iterate is to the start. Iterates that are no longer finite end the
-    run: what follows counts as 0 dB, and the last finite iterate is returned.
+    difference of the first iterate is to the start. An image whose iterate is no longer finite
+    has diverged: 0 dB and an infinite difference from there on, black in the last iterate.
     """
     levels, differences = [], []
-    previous = problem.start
+    last, previous = problem.start, problem.start
     for x in islice(iterates, iterations):
-        if not bool(torch.isfinite(x).all()):
-            break
-        levels.append(psnr(x, problem.truth))
-        differences.append(mean_squared_difference(x, previous))
-        previous = x
-    missing = iterations - len(levels)
-    count = len(problem.truth)
-    levels += [torch.zeros(count)] * missing
-    differences += [torch.full((count,), torch.inf)] * missing
-    return {"psnr": torch.stack(levels), "msd": torch.stack(differences)}, previous
+        level, difference = psnr(x, problem.truth), mean_squared_difference(x, previous)
+        diverged = ~torch.isfinite(x.mean(dim=(1, 2, 3)) + difference)
+        levels.append(level.masked_fill(diverged, 0.0))
+        differences.append(difference.masked_fill(diverged, torch.inf))
+        last, previous = x, x
+    return {"psnr": torch.stack(levels), "msd": torch.stack(differences)}, last.nan_to_num(
+        nan=0.0, posinf=0.0, neginf=0.0
+    )
 
 
 def curve_rows(
@@ -210,3 +208,41 @@ def denoising_validation(
         return {name: torch.cat(values).mean().item() for name, values in measured.items()}
 
     return validate
+
+
+Restore = Callable[[Problem], Tensor]
+
+
+def restoration_validation(
+    restore: Restore, task: str, images: Mapping[str, Tensor], seed: int, precision: Precision
+) -> Callable[[], dict[str, float]]:
+    """A function that measures the mean PSNR of `restore` for a task on fixed images."""
+    problems = [make_problem(task, batch, names, seed) for names, batch in batches(images)]
+
+    def validate() -> dict[str, float]:
+        with inference(precision):
+            levels = [psnr(restore(problem), problem.truth) for problem in problems]
+        return {"psnr": torch.cat(levels).mean().item()}
+
+    return validate
+
+
+def measure_restoration(
+    restore: Restore,
+    method: str,
+    task: str,
+    images: Mapping[str, Tensor],
+    *,
+    iteration: int,
+    seed: int,
+    precision: Precision,
+) -> pd.DataFrame:
+    """PSNR and SSIM per image of a network that restores in one call, as a long table."""
+    rows: list[Row] = []
+    for names, batch in batches(images):
+        problem = make_problem(task, batch, names, seed)
+        with inference(precision):
+            x = restore(problem)
+        measured = {"psnr": psnr(x, batch).tolist(), "ssim": ssim(x, batch)}
+        rows += final_rows(problem, method, names, iteration, measured)
+    return long_table(rows)

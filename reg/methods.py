@@ -66,6 +66,9 @@ def iterate(
     """The iterates of a method by name; InputError if the name is unknown."""
     known = method_named(method)
     arm = method.partition("@")[2] or known.arm
+    trained = {*networks.denoisers, *networks.regularizers}
+    if arm not in trained:
+        raise InputError(f"method '{method}': no network {arm}, must be of {', '.join(trained)}")
     return known.run(problem, networks, arm, parameters)
 
 

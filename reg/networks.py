@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +31,8 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.res(x)
+        out: Tensor = x + self.res(x)
+        return out
 
 
 class DRUNet(nn.Module):
@@ -146,6 +147,7 @@ class Regularizer(nn.Module):
 
 
 Network = Denoiser | Regularizer
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
@@ -179,10 +181,7 @@ def start_from_denoiser(regularizer: Regularizer, denoiser: Denoiser) -> None:
 
 
 def save_network(network: Network, path: Path, training: Mapping[str, Any] | None = None) -> None:
-    """Write safetensors that carry the architecture and the training parameters as metadata.
-
-    One metadata key holding sorted JSON: several keys would be written in random order.
-    """
+    """Write safetensors that carry the architecture and the training parameters as metadata."""
     about: dict[str, Any] = {
         "kind": "denoiser" if isinstance(network, Denoiser) else "regularizer",
         "channels": list(network.network.channels),
@@ -191,13 +190,21 @@ def save_network(network: Network, path: Path, training: Mapping[str, Any] | Non
     }
     if isinstance(network, Regularizer):
         about |= {"form": network.form, "scale": network.scale}
-    tensors = {
+    write_weights(path, network.network.state_dict(), about)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors as float32 safetensors with `about` as metadata; whole or not at all.
+
+    One metadata key holding sorted JSON: several keys would be written in random order.
+    """
+    stored = {
         name: value.detach().to("cpu", torch.float32).contiguous()
-        for name, value in network.network.state_dict().items()
+        for name, value in tensors.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"reg": json.dumps(about, sort_keys=True)})
+    save_file(stored, partial, metadata={"reg": json.dumps(about, sort_keys=True)})
     partial.replace(path)
 
 
@@ -206,17 +213,22 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        about: dict[str, Any] = json.loads(metadata["reg"])
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such weights file") from None
+        about = json.loads(metadata["reg"])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such weights file; correct the path") from None
+    except OSError:
+        raise InputError(f"{path}: cannot be read; it must be a weights file") from None
     except (SafetensorError, KeyError, json.JSONDecodeError):
+        about = None
+    if not isinstance(about, dict) or not about.keys() >= {"kind", "channels", "blocks"}:
         raise InputError(
             f"{path}: not a weights file of this package (safetensors written by `reg`)"
-        ) from None
+        )
     return about
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a weights file; InputError unless it holds a `kind`."""
     about = read_metadata(path)
     if about["kind"] != kind:
         raise InputError(f"{path}: holds a {about['kind']}, a {kind} is needed here")
@@ -234,7 +246,7 @@ def _fill(network: Network, tensors: dict[str, Tensor], path: Path) -> None:
 
 def load_denoiser(path: Path) -> Denoiser:
     """Read D from a file of `save_network`; InputError if it is none, or of another kind."""
-    about, tensors = _load(path, "denoiser")
+    about, tensors = read_weights(path, "denoiser")
     denoiser = Denoiser(about["channels"], about["blocks"])
     _fill(denoiser, tensors, path)
     return denoiser
@@ -242,7 +254,7 @@ def load_denoiser(path: Path) -> Denoiser:
 
 def load_regularizer(path: Path) -> Regularizer:
     """Read G from a file of `save_network`; InputError if it is none, or of another kind."""
-    about, tensors = _load(path, "regularizer")
+    about, tensors = read_weights(path, "regularizer")
     regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
     _fill(regularizer, tensors, path)
     return regularizer
@@ -271,7 +283,9 @@ def inference(precision: Precision, device: str | torch.device = "cpu") -> Itera
         yield
 
 
-def for_inference(network: Network, device: str | torch.device = "cpu") -> Network:
+def for_inference(network: AnyNetwork, device: str | torch.device = "cpu") -> AnyNetwork:
     """Freeze a network and lay its weights out for fast inference."""
     network.requires_grad_(False).eval()
-    return network.to(device=device, memory_format=torch.channels_last)
+    # torch's stubs lack this form of `to`
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

@@ -40,7 +40,6 @@ def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Tasks = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_tasks)]
 Methods = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_methods)]
-Role = Literal["train", "validation", "test"]
 
 
 class Data(Section):
@@ -68,9 +67,9 @@ class Sizes(Section):
 class Prepare(Section):
     """Stage `prepare`."""
 
-    photographs: dict[Role, list[str]]
+    photographs: dict[str, list[str]]
     dead_leaves: DeadLeaves
-    folders: dict[Role, list[str] | int]
+    folders: dict[str, list[str] | int]
     sizes: Sizes
 
 
@@ -180,7 +179,9 @@ def read_params(path: Path = PARAMS) -> Params:
     try:
         raw: Any = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run from the repository") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); run from the repository"
+        ) from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     try:

@@ -77,12 +77,12 @@ def train(
 
     The log has the columns iteration, metric, value: the objective's terms averaged since the
     last validation, and what `validate` returns. Raises InputError if the loss or the gradients
-    are not finite 20 times in a row; single such steps are skipped and counted.
+    are not finite 20 times in a row; single such steps are skipped and said.
     """
     precision = resolve_precision(recipe.precision, "cuda" if torch.cuda.is_available() else "cpu")
     fabric = Fabric(precision="bf16-mixed" if precision == "bf16" else "32-true")
     fabric.launch()
-    objective = objective.to(memory_format=torch.channels_last)
+    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainable = [weight for weight in objective.parameters() if weight.requires_grad]
     optimiser = torch.optim.Adam(trainable, lr=recipe.learning_rate, fused=True)
     model, optimiser = fabric.setup(objective, optimiser)
@@ -99,26 +99,26 @@ def train(
             rate = recipe.rate(iteration)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            clean = patches.batch(iteration).to(
-                fabric.device, memory_format=torch.channels_last
-            )[share]
+            clean = patches.batch(iteration).to(fabric.device, memory_format=torch.channels_last)[
+                share
+            ]
             terms = model(clean, iteration, seeded(seed, iteration, fabric.global_rank))
             fabric.backward(terms["loss"])
             norm = nn.utils.clip_grad_norm_(trainable, recipe.clip_gradient or math.inf)
-            if bool(torch.isfinite(norm)):
+            if bool(torch.isfinite(norm) & torch.isfinite(terms["loss"])):
                 optimiser.step()
                 skipped = 0
+                for name, term in terms.items():
+                    sums.setdefault(name, []).append(term.detach())
             else:
                 skipped += 1
-                say(f"  {title}: skipped iteration {iteration}, its gradient is not finite")
+                say(f"  {title}: skipped iteration {iteration}, its loss or gradient is not finite")
                 if skipped >= SKIPPED_IN_A_ROW:
                     raise InputError(
-                        f"{title}: {skipped} gradients in a row are not finite at iteration "
-                        f"{iteration}; lower `learning_rate` or set `precision: fp32`"
+                        f"{title}: the loss or its gradient is not finite {skipped} times in a row, at "
+                        f"iteration {iteration}; lower `learning_rate` or set `precision: fp32`"
                     )
             optimiser.zero_grad(set_to_none=True)
-            for name, term in terms.items():
-                sums.setdefault(name, []).append(term.detach())
 
             note = ""
             if iteration % recipe.validate_every == 0 or iteration == recipe.iterations:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import pandas as pd
@@ -45,19 +46,15 @@ def tune(
         for task, method in pairs:
             problems = [make_problem(task, batch, names, seed) for names, batch in batches(images)]
 
-            def compute(
+            def search(
                 problems: Sequence[Problem] = problems, method: str = method, task: str = task
             ) -> State:
-                def score(parameters: Mapping[str, float]) -> float:
-                    with inference(precision):
-                        return _mean_psnr(method, problems, networks, parameters, iterations)
+                with inference(precision):
+                    score = partial(_mean_psnr, method, problems, networks, iterations)
+                    return {"trials": list(compass_search(begin(method, task), score, trials))}
 
-                return {"trials": list(compass_search(begin(method, task), score, trials))}
-
-            found: list[Trial] = finished_cell(key, f"{task}_{method}", compute)["trials"]
-            rows += [
-                [task, method, json.dumps(parameters), value] for parameters, value in found
-            ]
+            found: list[Trial] = finished_cell(key, f"{task}_{method}", search)["trials"]
+            rows += [[task, method, json.dumps(parameters), value] for parameters, value in found]
             chosen.setdefault(task, {})[method] = best_trial(found)
             shown.step(f"{task} {method} {max(value for _, value in found):.2f} dB")
     return pd.DataFrame(rows, columns=["task", "method", "parameters", "psnr"]), chosen
@@ -67,21 +64,18 @@ def _mean_psnr(
     method: str,
     problems: Sequence[Problem],
     networks: Networks,
-    parameters: Mapping[str, float],
     iterations: int,
+    parameters: Mapping[str, float],
 ) -> float:
     levels = []
     for problem in problems:
-        x = problem.start
-        for x in islice(iterate(method, problem, networks, parameters), iterations):
-            pass
-        levels.append(psnr(x, problem.truth))
+        iterates = iterate(method, problem, networks, parameters)
+        last = next(islice(iterates, iterations - 1, None))
+        levels.append(psnr(last, problem.truth))
     return torch.cat(levels).mean().item()
 
 
-def compass_search(
-    begin: Mapping[str, float], score: Score, budget: int
-) -> Iterator[Trial]:
+def compass_search(begin: Mapping[str, float], score: Score, budget: int) -> Iterator[Trial]:
     """Maximise `score` over positive parameters by compass search on a logarithmic scale.
 
     From the best point so far each parameter in turn is multiplied and divided by a ratio, 4 at

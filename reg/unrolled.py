@@ -1,11 +1,14 @@
 """Unrolled gradient descent: K steps of PnP-GD around one shared G, trained end to end."""
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reg.networks import Regularizer
+from reg.networks import Regularizer, read_weights, write_weights
 from reg.problems import Problem, make_problem
 
 
@@ -46,3 +49,27 @@ class UnrolledObjective(nn.Module):
         names = [f"crop {iteration}-{b}" for b in range(len(clean))]
         problem = make_problem(self.task, clean, names, self.seed)
         return {"loss": (self.unrolled(problem) - clean).abs().mean()}
+
+
+def save_unrolled(unrolled: Unrolled, path: Path, training: Mapping[str, Any]) -> None:
+    """Write the shared G, the steps and the training parameters as safetensors."""
+    regularizer = unrolled.regularizer
+    about = {
+        "kind": "unrolled",
+        "channels": list(regularizer.network.channels),
+        "blocks": regularizer.network.blocks,
+        "form": regularizer.form,
+        "scale": regularizer.scale,
+        "steps": len(unrolled.log_step),
+        "training": dict(training),
+    }
+    write_weights(path, unrolled.state_dict(), about)
+
+
+def load_unrolled(path: Path) -> Unrolled:
+    """Read what `save_unrolled` wrote; InputError if the file is none, or of another kind."""
+    about, tensors = read_weights(path, "unrolled")
+    regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
+    unrolled = Unrolled(regularizer, about["steps"], step=1.0, sigma=1.0)
+    unrolled.load_state_dict(tensors)
+    return unrolled

@@ -7,18 +7,21 @@ import pandas as pd
 
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images, load_training_arrays
-from reg.evaluation import restoration_rows, unrolled_validation, write_table
-from reg.networks import initialise, load_regularizer, save_network
+from reg.evaluation import measure_restoration, restoration_validation, write_table
+from reg.networks import initialise, load_regularizer
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
 from reg.training import no_log, seeded, train
-from reg.unrolled import Unrolled, UnrolledObjective
+from reg.unrolled import Unrolled, UnrolledObjective, save_unrolled
 
 
 def work(params: Params, start: str) -> Path:
     """Write the network, its training log and its table of test images."""
-    recipe, manifest = params.active.finetune_unrolled, params.folder("data", "prepare", "manifest.csv")
+    recipe, manifest = (
+        params.active.finetune_unrolled,
+        params.folder("data", "prepare", "manifest.csv"),
+    )
     weights = params.folder("models", "train_reg", "updated", "regularizer.safetensors")
     models, results = (
         params.folder(kind, "finetune_unrolled", start) for kind in ("models", "results")
@@ -28,7 +31,7 @@ def work(params: Params, start: str) -> Path:
         initialise(regularizer, seeded(params.seed))
     unrolled = Unrolled(regularizer, recipe.steps, step=1.0, sigma=recipe.sigma / 255)
 
-    validate = unrolled_validation(
+    validate = restoration_validation(
         unrolled, recipe.task, load_images(manifest, "validation"), params.seed, recipe.precision
     )
     key = fingerprint(start, params.seed, recipe.model_dump(), files=[manifest, weights])
@@ -44,7 +47,7 @@ def work(params: Params, start: str) -> Path:
     )
     save_unrolled(unrolled, models / "unrolled.safetensors", recipe.model_dump(mode="json"))
     write_table(pd.concat([before, log]), results / "log.csv")
-    table = restoration_rows(
+    table = measure_restoration(
         unrolled,
         f"unrolled-{start}",
         recipe.task,

@@ -1,5 +1,6 @@
 """Stage `prepare`: images by role, with a manifest."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reg.datasets import prepare
@@ -10,10 +11,12 @@ from reg.stage import run
 def work(params: Params) -> Path:
     """Write the images and data/<profile>/prepare/manifest.csv."""
     section, root = params.active.prepare, params.data.root
+    photographs: Mapping[str, Sequence[str]] = {} if root else section.photographs
+    folders: Mapping[str, Sequence[str] | int] = section.folders if root else {}
     return prepare(
         params.folder("data", "prepare"),
-        photographs={} if root else section.photographs,
-        folders=section.folders if root else {},
+        photographs=photographs,
+        folders=folders,
         root=Path(root) if root else None,
         sizes=section.sizes.model_dump(),
         crop=max(params.active.pretrain.crop, params.active.train_reg.crop),

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from reg.claims import CLAIMS
 from reg.console import say
-from reg.params import Params
+from reg.params import Params, read_params
+from reg.provenance import write_provenance
 from reg.report import make_report
 from reg.stage import run
 
@@ -31,3 +31,6 @@ def work(params: Params) -> Path:
 
 if __name__ == "__main__":
     run("report", work)
+    # After the stage, so that its own time counts; no output of DVC's, as times differ each run.
+    params = read_params()
+    write_provenance(params, params.folder("reports", "provenance.json"))

@@ -1,0 +1,48 @@
+"""`reg`: what a person asks of the package outside the pipeline."""
+
+import json
+from pathlib import Path
+
+import click
+
+from reg.console import fail
+from reg.errors import InputError
+from reg.params import Params, read_params
+
+
+@click.group()
+@click.version_option(package_name="reg")
+def main() -> None:
+    """PnP-ReG: reproduce the paper by `dvc repro`; these commands look at it."""
+
+
+@main.command()
+def check() -> None:
+    """Check params.yaml and the data folder, before any work starts."""
+    params = _params()
+    root = params.data.root
+    if root and not Path(root).is_dir():
+        fail(InputError(f"data.root = {root}: no such folder; correct it in params.yaml"))
+    source = root or "bundled photographs and dead leaves"
+    click.echo(f"params.yaml is valid. Profile {params.profile}, images from {source}.")
+
+
+@main.command()
+@click.option("--profile", help="Profile whose report is read; default: the one of params.yaml.")
+def claims(profile: str | None) -> None:
+    """Print the paper's claims with their verdicts, from reports/<profile>/claims.json."""
+    path = Path("reports", profile or _params().profile, "claims.json")
+    try:
+        ledger = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fail(InputError(f"{path}: cannot be read ({error}); run `make reproduce` first"))
+    for claim in ledger:
+        click.echo(f"{claim['verdict']:>15}  {claim['id']}: {claim['claim']}")
+        click.echo(f"{'':>15}  {claim['evidence']['why']}")
+
+
+def _params() -> Params:
+    try:
+        return read_params()
+    except InputError as error:
+        fail(error)

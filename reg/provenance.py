@@ -1,0 +1,80 @@
+"""Where a report comes from: code, parameters, data, weights, packages, hardware, time, memory."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reg.networks import resolve_precision
+from reg.params import Params
+
+ACCOUNTS = Path(".provenance")
+PACKAGES = ("torch", "numpy", "pandas", "scikit-image", "matplotlib", "lightning-fabric", "dvc")
+
+
+def account(params: Params, stage: str, seconds: float, peak_memory_mb: int) -> None:
+    """Record what a stage took, outside what DVC hashes, because it differs at every run."""
+    path = ACCOUNTS / params.profile / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"seconds": seconds, "peak_memory_mb": peak_memory_mb}) + "\n")
+
+
+def write_provenance(params: Params, path: Path) -> None:
+    """Write provenance.json; everything under `volatile` may differ between equal runs.
+
+    A stage whose result came from DVC's cache has no account of this machine's time.
+    """
+    data, models = params.folder("data"), params.folder("models")
+    accounts = sorted((ACCOUNTS / params.profile).glob("*.json"))
+    stages = {file.stem: json.loads(file.read_text()) for file in accounts}
+    provenance = {
+        "profile": params.profile,
+        "params": params.model_dump(mode="json", by_alias=True, exclude={"profiles"}),
+        "profile_params": params.active.model_dump(mode="json", by_alias=True),
+        "data_sha256": _hashes(data.glob("prepare/manifest.csv")),
+        "weights_sha256": _hashes(models.glob("**/*.safetensors")),
+        "packages": {name: version(name).partition("+")[0] for name in PACKAGES},
+        "precision": resolve_precision("auto", "cuda" if torch.cuda.is_available() else "cpu"),
+        "volatile": {
+            "commit": _git("rev-parse", "HEAD"),
+            "uncommitted_changes": bool(_git("status", "--porcelain", "--", "reg", "stages")),
+            "python": platform.python_version(),
+            "torch_build": torch.__version__,
+            "machine": _machine(),
+            "stages": stages,
+            "total_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
+            "peak_memory_mb": max((s["peak_memory_mb"] for s in stages.values()), default=0),
+        },
+    }
+    text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _hashes(paths: Any) -> dict[str, str]:
+    return {
+        path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _machine() -> dict[str, Any]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        name = platform.processor()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": name, "cores": os.cpu_count(), "gpus": gpus, "system": platform.system()}
