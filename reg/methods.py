@@ -134,7 +134,7 @@ def _pnp_admm(
 
 
 METHODS: dict[str, Method] = {
-    "pnp-gd": Method("updated", _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 100.0}),
+    "pnp-gd": Method("updated", _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 400.0}),
     "red": Method(
         "original",
         _red,

@@ -115,8 +115,8 @@ def train(
                 say(f"  {title}: skipped iteration {iteration}, its loss or gradient is not finite")
                 if skipped >= SKIPPED_IN_A_ROW:
                     raise InputError(
-                        f"{title}: the loss or its gradient is not finite {skipped} times in a row, at "
-                        f"iteration {iteration}; lower `learning_rate` or set `precision: fp32`"
+                        f"{title}: the loss or its gradient is not finite {skipped} times in a row "
+                        f"at iteration {iteration}; lower `learning_rate` or set `precision: fp32`"
                     )
             optimiser.zero_grad(set_to_none=True)
 
