@@ -50,7 +50,8 @@ def evaluate(
 
     PSNR, SSIM and the oracle `psnr_best` of the last iterate; with `every_iteration` PSNR and
     `msd` of all of them. Last iterates of the tasks in `keep` are written to
-    `pictures`/<task>/<method>/<image>.png. Finished cells are kept in `.checkpoints/<key>/`.
+    `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are kept in
+    `.checkpoints/<key>/`.
     """
     parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
     rows: list[Row] = []
@@ -80,8 +81,10 @@ def evaluate(
                 }
                 rows += final_rows(problem, job.method, names, iterations, measured)
             if job.task in keep:
-                for name, image in zip(names, last, strict=True):
-                    write_image(pictures / job.task / job.method / f"{name}.png", image[None])
+                folder = pictures / job.task
+                for name, image, truth in zip(names, last, batch, strict=True):
+                    write_image(folder / job.method / f"{name}.png", image[None])
+                    write_image(folder / "truth" / f"{name}.png", truth[None])
             shown.step(f"{job.task} {job.method} {levels[-1].mean():.2f} dB")
     return long_table(rows)
 
@@ -105,9 +108,8 @@ def measure_starts(
             }
             rows += final_rows(problem, "start", names, 0, measured)
             if task in keep:
-                for name, start, truth in zip(names, problem.start, batch, strict=True):
+                for name, start in zip(names, problem.start, strict=True):
                     write_image(pictures / task / "start" / f"{name}.png", start[None])
-                    write_image(pictures / task / "truth" / f"{name}.png", truth[None])
     return long_table(rows)
 
 

@@ -1,5 +1,6 @@
 """One loop for every training, with exact resume."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from reg.patches import Patches
 
 KEPT_CHECKPOINTS = 2
 SKIPPED_IN_A_ROW = 20
+
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 Validation = Callable[[], Mapping[str, float]]
 

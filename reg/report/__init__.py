@@ -289,13 +289,6 @@ def _named(names: Sequence[str] | np.ndarray, most: int = 6) -> str:
     return f"{len(listed)} {noun}" + (f" ({', '.join(listed)})" if len(listed) <= most else "")
 
 
-def _test_image(inputs: Inputs, name: str) -> Pixels:
-    rows = inputs.manifest[(inputs.manifest["name"] == name) & (inputs.manifest["role"] == "test")]
-    if rows.empty:
-        raise InputError(f"{inputs.manifest_file}: no test image {name}; run dvc repro prepare")
-    return read_pixels(inputs.manifest_file.parent / str(rows["path"].iloc[0]))
-
-
 def _kept(folder: Path, methods: Sequence[str]) -> list[str]:
     """Names of images that were kept of every method, sorted."""
     names = [{p.stem for p in (folder / m).glob("*.png")} for m in methods]
@@ -334,7 +327,7 @@ def _update_denoiser(
         psnr = {m: last(table, claim, task, m, "psnr") for m in methods}
         difference = psnr["pnp-gd@updated"] - psnr["pnp-gd@fixed"]
         image = _median_image(difference, _kept(folder, list(methods)))
-        truth = _test_image(inputs, image)
+        truth = read_pixels(folder / "truth" / f"{image}.png")
         pictures = [
             (name, _same_size(folder / m / f"{image}.png", truth), f"{psnr[m][image]:.2f} dB")
             for m, name in methods.items()
@@ -359,7 +352,7 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
     ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim") for m in methods}
     psnr = {m: last(table, claim, VISUAL_TASK, m, "psnr") for m in methods}
     image = _median_image(ssim["pnp-gd"] - ssim[rival], _kept(folder, methods))
-    truth = _test_image(inputs, image)
+    truth = read_pixels(folder / "truth" / f"{image}.png")
     pictures = [("Ground truth", truth, "PSNR, SSIM")]
     pictures += [
         (
