@@ -33,12 +33,11 @@ def claims(profile: str | None) -> None:
     """Print the paper's claims with their verdicts, from reports/<profile>/claims.json."""
     path = Path("reports", profile or _params().profile, "claims.json")
     try:
-        ledger = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        fail(InputError(f"{path}: cannot be read ({error}); run `make reproduce` first"))
-    for claim in ledger:
-        click.echo(f"{claim['verdict']:>15}  {claim['id']}: {claim['claim']}")
-        click.echo(f"{'':>15}  {claim['evidence']['why']}")
+        for claim in json.loads(path.read_text(encoding="utf-8")):
+            click.echo(f"{claim['verdict']:>15}  {claim['id']}: {claim['claim']}")
+            click.echo(f"{'':>15}  {claim['evidence']['why']}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        fail(InputError(f"{path}: cannot be read ({error!r}); run `make reproduce` first"))
 
 
 def _params() -> Params:

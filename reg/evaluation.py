@@ -123,16 +123,16 @@ def trace(
     has diverged: 0 dB and an infinite difference from there on, black in the last iterate.
     """
     levels, differences = [], []
-    last, previous = problem.start, problem.start
+    diverged = torch.zeros(len(problem.truth), dtype=torch.bool, device=problem.truth.device)
+    last = problem.start
     for x in islice(iterates, iterations):
-        level, difference = psnr(x, problem.truth), mean_squared_difference(x, previous)
-        diverged = ~torch.isfinite(x.mean(dim=(1, 2, 3)) + difference)
+        level, difference = psnr(x, problem.truth), mean_squared_difference(x, last)
+        diverged = diverged | ~torch.isfinite(x.mean(dim=(1, 2, 3)) + difference)
         levels.append(level.masked_fill(diverged, 0.0))
         differences.append(difference.masked_fill(diverged, torch.inf))
-        last, previous = x, x
-    return {"psnr": torch.stack(levels), "msd": torch.stack(differences)}, last.nan_to_num(
-        nan=0.0, posinf=0.0, neginf=0.0
-    )
+        last = x
+    curves = {"psnr": torch.stack(levels), "msd": torch.stack(differences)}
+    return curves, last.masked_fill(diverged.view(-1, 1, 1, 1), 0.0)
 
 
 def curve_rows(

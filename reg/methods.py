@@ -20,12 +20,18 @@ from reg.iterations import (
     noise_levels,
     pnp_admm,
     pnp_gd,
+    pnp_hqs,
+    pnp_pgd,
     red_gd,
+    total_variation,
 )
 from reg.networks import for_inference, load_denoiser, load_regularizer
 from reg.problems import Problem, Task, parse_task
 
 Parameters = Mapping[str, float]
+
+REGULARIZERS = ("updated", "fixed")
+DENOISERS = ("original", "updated", "fixed")
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,14 @@ def load_networks(models: Path) -> Networks:
 class Method:
     """How a method is run, and where the tuning of its parameters begins."""
 
-    arm: str
+    arms: tuple[str, ...]  # of the networks it may use, the usual one first; none without network
     run: Callable[[Problem, Networks, str, Parameters], Iterator[Tensor]]
     begin: Callable[[Task], dict[str, float]]
+
+    @property
+    def arm(self) -> str:
+        """The arm of a name without `@`."""
+        return self.arms[0] if self.arms else ""
 
 
 def iterate(
@@ -66,8 +77,8 @@ def iterate(
     """The iterates of a method by name; InputError if the name is unknown."""
     known = method_named(method)
     arm = method.partition("@")[2] or known.arm
-    trained = {*networks.denoisers, *networks.regularizers}
-    if arm not in trained:
+    trained = networks.regularizers if known.arms == REGULARIZERS else networks.denoisers
+    if known.arms and arm not in trained:
         raise InputError(f"method '{method}': no network {arm}, must be of {', '.join(trained)}")
     return known.run(problem, networks, arm, parameters)
 
@@ -79,10 +90,14 @@ def canonical(method: str) -> str:
 
 
 def method_named(method: str) -> Method:
-    """The entry of METHODS for a name with or without its `@arm`."""
-    kind = method.partition("@")[0]
+    """The entry of METHODS for a name with or without its `@arm`; InputError if unknown."""
+    kind, _, arm = method.partition("@")
     if kind not in METHODS:
         raise InputError(f"method '{method}': must be one of {', '.join(METHODS)}")
+    arms = METHODS[kind].arms
+    if arm and arm not in arms:
+        known = ", ".join(f"{kind}@{name}" for name in arms) or kind
+        raise InputError(f"method '{method}': must be one of {known}")
     return METHODS[kind]
 
 
@@ -133,14 +148,48 @@ def _pnp_admm(
     )
 
 
+def _pnp_hqs(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    # DPIR's schedule: s falls from 49/255 in equal ratios, here over 24 iterations.
+    return pnp_hqs(
+        problem,
+        networks.denoisers[arm],
+        sigma=parameters["sigma"] / 255,
+        levels=noise_levels(49 / 255, parameters["level"] / 255, 24),
+    )
+
+
+def _pnp_pgd(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    return pnp_pgd(
+        problem,
+        networks.denoisers[arm],
+        sigma=parameters["sigma"] / 255,
+        step=parameters["step"],
+    )
+
+
+def _total_variation(
+    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+) -> Iterator[Tensor]:
+    return total_variation(problem, weight=parameters["weight"], step=parameters["step"])
+
+
 METHODS: dict[str, Method] = {
-    "pnp-gd": Method("updated", _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 400.0}),
+    "pnp-gd": Method(
+        REGULARIZERS, _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 400.0}
+    ),
     "red": Method(
-        "original",
+        DENOISERS,
         _red,
         lambda task: {"weight": 0.01, "sigma": 10.0 if task.sigma_n else 20.0},
     ),
-    "pnp-admm": Method("original", _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
+    "pnp-admm": Method(DENOISERS, _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
+    "pnp-hqs": Method(DENOISERS, _pnp_hqs, lambda task: {"sigma": _noise(task), "level": 5.0}),
+    "pnp-pgd": Method(DENOISERS, _pnp_pgd, lambda task: {"sigma": 5.0, "step": 1.0}),
+    "tv": Method((), _total_variation, lambda task: {"weight": 0.005, "step": 1.0}),
 }
 
 # The ablation of the paper: ReG trained with D fixed or updated, ADMM with D original or updated.
@@ -149,4 +198,4 @@ ABLATION = ("pnp-gd@updated", "pnp-gd@fixed", "pnp-admm@original", "pnp-admm@upd
 
 def begin(method: str, task: str) -> dict[str, float]:
     """The parameters at which tuning begins, for a method and a task by name."""
-    return METHODS[method.partition("@")[0]].begin(parse_task(task))
+    return method_named(method).begin(parse_task(task))

@@ -236,19 +236,32 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
         return about, {name: file.get_tensor(name) for name in file.keys()}
 
 
-def _fill(network: Network, tensors: dict[str, Tensor], path: Path) -> None:
+def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load tensors into a network; InputError naming the file if they do not fit."""
     try:
-        network.network.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip()
         raise InputError(f"{path}: weights do not fit the architecture: {detail}") from None
 
 
-def load_denoiser(path: Path) -> Denoiser:
-    """Read D from a file of `save_network`; InputError if it is none, or of another kind."""
+def load_denoiser(
+    path: Path, channels: Sequence[int] | None = None, blocks: int | None = None
+) -> Denoiser:
+    """Read D from a file of `save_network`.
+
+    Raises InputError if the file is none, of another kind, or not of the channels and blocks that
+    are asked for.
+    """
     about, tensors = read_weights(path, "denoiser")
+    asked = (list(channels or about["channels"]), blocks or about["blocks"])
+    if asked != (about["channels"], about["blocks"]):
+        raise InputError(
+            f"{path}: has channels {about['channels']} and blocks {about['blocks']}, but channels "
+            f"{asked[0]} and blocks {asked[1]} are asked for; set pretrain's to those of the file"
+        )
     denoiser = Denoiser(about["channels"], about["blocks"])
-    _fill(denoiser, tensors, path)
+    fill(denoiser.network, tensors, path)
     return denoiser
 
 
@@ -256,7 +269,7 @@ def load_regularizer(path: Path) -> Regularizer:
     """Read G from a file of `save_network`; InputError if it is none, or of another kind."""
     about, tensors = read_weights(path, "regularizer")
     regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
-    _fill(regularizer, tensors, path)
+    fill(regularizer.network, tensors, path)
     return regularizer
 
 

@@ -7,7 +7,7 @@ The top level holds the knobs that people sweep and `profile`, which names the e
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -23,13 +23,17 @@ PARAMS = Path("params.yaml")
 class Section(BaseModel):
     """A part of params.yaml: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+def _check_task(name: str) -> str:
+    return parse_task(name).name
 
 
 def _check_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        parse_task(name)
-    return names
+    return tuple(map(_check_task, names))
 
 
 def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,11 +61,14 @@ class DeadLeaves(Section):
 
 
 class Sizes(Section):
-    """Shorter side, in pixels, to which images are reduced; null leaves them as they are."""
+    """Shorter side, in pixels, to which images are reduced; null leaves them as they are.
+
+    Validation and test sizes are multiples of 12, so that every super-resolution factor suits.
+    """
 
     train: int | None = Field(default=None, ge=64)
-    validation: int | None = Field(default=None, ge=64)
-    test: int | None = Field(default=None, ge=64)
+    validation: int | None = Field(default=None, ge=60, multiple_of=12)
+    test: int | None = Field(default=None, ge=60, multiple_of=12)
 
 
 class Prepare(Section):
@@ -77,7 +84,7 @@ class Pretrain(Recipe):
     """Stage `pretrain`; with `weights`, that file is imported and nothing is trained."""
 
     weights: str = ""
-    channels: tuple[int, int, int, int]
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     blocks: int = Field(gt=0)
 
 
@@ -126,10 +133,21 @@ class Ablate(Section):
     precision: Precision = "auto"
 
 
+class Diagnose(Section):
+    """Stage `diagnose`, on central `crop`² pixels; `sigmas` in /255, both of D and of the noise."""
+
+    crop: int = Field(ge=48, multiple_of=12)
+    probes: int = Field(ge=1)
+    power_iterations: int = Field(ge=1)
+    iterations: int = Field(ge=1)
+    sigmas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    precision: Precision = "auto"
+
+
 class FinetuneUnrolled(Recipe):
     """Stage `finetune_unrolled`: `steps` unrolled steps for one task."""
 
-    task: str
+    task: Annotated[str, AfterValidator(_check_task)]
     steps: int = Field(ge=1)
     sigma: float = Field(gt=0)
 
@@ -144,6 +162,7 @@ class Profile(Section):
     evaluate_restoration: EvaluateRestoration
     evaluate_convergence: EvaluateConvergence
     ablate: Ablate
+    diagnose: Diagnose
     finetune_unrolled: FinetuneUnrolled
 
 
@@ -182,8 +201,13 @@ def read_params(path: Path = PARAMS) -> Params:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); run from the repository"
         ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a UTF-8 text file; save it as one") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        keys = ", ".join(field.alias or name for name, field in Params.model_fields.items())
+        raise InputError(f"{path}: must hold the keys {keys}")
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
@@ -197,7 +221,9 @@ def read_params(path: Path = PARAMS) -> Params:
 def _first_problem(error: ValidationError) -> str:
     """The first problem as `key: what is wrong (value), mend`."""
     problems = error.errors()
-    first = problems[0]
+    # A misspelt key is both unknown and missing: the unknown name is what the user must see.
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    first = (unknown or problems)[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     match first["type"]:

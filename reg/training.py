@@ -31,7 +31,7 @@ Validation = Callable[[], Mapping[str, float]]
 class Recipe(BaseModel):
     """How long, on what and how fast a network is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     iterations: int = Field(gt=0)
     batch: int = Field(gt=0)

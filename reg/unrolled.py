@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reg.networks import Regularizer, read_weights, write_weights
+from reg.networks import Regularizer, fill, read_weights, write_weights
 from reg.problems import Problem, make_problem
 
 
@@ -71,5 +71,5 @@ def load_unrolled(path: Path) -> Unrolled:
     about, tensors = read_weights(path, "unrolled")
     regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
     unrolled = Unrolled(regularizer, about["steps"], step=1.0, sigma=1.0)
-    unrolled.load_state_dict(tensors)
+    fill(unrolled, tensors, path)
     return unrolled

@@ -13,9 +13,11 @@ from reg.stage import run
 from reg.training import no_log, seeded, train
 
 
-def new_denoiser(params: Params) -> Denoiser:
-    """A denoiser with random weights."""
+def start(params: Params) -> Denoiser:
+    """The denoiser of the given weights file, else one with random weights."""
     recipe = params.active.pretrain
+    if recipe.weights:
+        return load_denoiser(Path(recipe.weights), recipe.channels, recipe.blocks)
     denoiser = Denoiser(recipe.channels, recipe.blocks)
     initialise(denoiser, seeded(params.seed))
     return denoiser
@@ -26,7 +28,7 @@ def work(params: Params) -> Path:
     recipe, manifest = params.active.pretrain, params.folder("data", "prepare", "manifest.csv")
     models, results = params.folder("models", "pretrain"), params.folder("results", "pretrain")
     key = fingerprint("pretrain", params.seed, recipe.model_dump(), files=[manifest])
-    denoiser = load_denoiser(Path(recipe.weights)) if recipe.weights else new_denoiser(params)
+    denoiser = start(params)
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
     )

@@ -34,7 +34,10 @@ def work(params: Params, arm: str) -> Path:
     else:
         initialise(regularizer, seeded(params.seed))
 
-    key = fingerprint(arm, params.seed, recipe.model_dump(), files=[manifest, pretrained])
+    # With D fixed the loss is L_G alone, so λ is no part of what decides the result.
+    unused = {"lambda_"} if arm == "fixed" else set()
+    training = recipe.model_dump(mode="json", by_alias=True, exclude=unused) | {"arm": arm}
+    key = fingerprint(arm, params.seed, training, files=[manifest, pretrained])
     validation = load_images(manifest, "validation")
     log = train(
         RegObjective(denoiser, regularizer, recipe.lambda_, update_denoiser=arm == "updated"),
@@ -45,7 +48,6 @@ def work(params: Params, arm: str) -> Path:
         checkpoint=key,
         validate=denoising_validation(denoiser, validation, params.seed, recipe.precision),
     )
-    training = recipe.model_dump(mode="json", by_alias=True) | {"arm": arm}
     save_network(denoiser, models / "denoiser.safetensors", training)
     save_network(regularizer, models / "regularizer.safetensors", training)
     write_table(log, results / "log.csv")

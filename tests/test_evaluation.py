@@ -83,22 +83,39 @@ def test_trace_asks_for_no_more_than_it_needs() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_iterates_that_are_not_finite_end_the_run(bad: float) -> None:
+def test_an_image_that_diverges_does_so_alone(bad: float) -> None:
     problem = flat_problem()
-    iterates = with_errors(problem, (0.1, 0.1), (0.01, 0.1), (bad, bad), (0.1, 0.1))
-    curves, last = trace(iterates, problem, 5)
-    assert curves["psnr"].shape == curves["msd"].shape == (5, 2)
-    torch.testing.assert_close(curves["psnr"][1], torch.tensor([40.0, 20.0]), rtol=0, atol=1e-3)
-    assert torch.all(curves["psnr"][2:] == 0)
-    assert torch.all(curves["msd"][2:] == math.inf)
-    torch.testing.assert_close(last, problem.truth + torch.tensor([0.01, 0.1]).view(2, 1, 1, 1))
+    iterates = with_errors(problem, (0.1, 0.1), (0.01, bad), (0.1, bad), (0.01, bad))
+    curves, last = trace(iterates, problem, 4)
+    expected = torch.tensor([[20.0, 20.0], [40.0, 0.0], [20.0, 0.0], [40.0, 0.0]])
+    torch.testing.assert_close(curves["psnr"], expected, rtol=0, atol=1e-3)
+    steps = torch.tensor([0.3**2, 0.09**2, 0.09**2, 0.09**2])
+    torch.testing.assert_close(curves["msd"][:, 0], steps, rtol=1e-4, atol=1e-9)
+    assert curves["msd"][0, 1].item() == pytest.approx(0.3**2, rel=1e-4)
+    assert torch.all(curves["msd"][1:, 1] == math.inf)
+    torch.testing.assert_close(last[0], problem.truth[0] + 0.01)
+    assert torch.all(last[1] == 0)
 
 
-def test_divergence_at_once_leaves_the_start() -> None:
+def test_one_bad_pixel_is_a_divergence() -> None:
     problem = flat_problem()
-    curves, last = trace(with_errors(problem, (math.nan, 0.0)), problem, 2)
-    assert torch.all(curves["psnr"] == 0)
-    assert torch.equal(last, problem.start)
+    x = problem.truth + 0.1
+    x[1, 2, 3, 4] = math.nan
+    curves, last = trace(iter([x]), problem, 1)
+    torch.testing.assert_close(curves["psnr"], torch.tensor([[20.0, 0.0]]), rtol=0, atol=1e-3)
+    assert curves["msd"][0, 1] == math.inf
+    assert torch.all(last[1] == 0)
+    torch.testing.assert_close(last[0], problem.truth[0] + 0.1)
+
+
+def test_what_has_diverged_does_not_come_back() -> None:
+    problem = flat_problem()
+    iterates = with_errors(problem, (0.1, math.nan), (0.1, 0.1), (0.1, 0.1))
+    curves, last = trace(iterates, problem, 3)
+    assert torch.all(curves["psnr"][:, 1] == 0)
+    assert torch.all(curves["msd"][:, 1] == math.inf)
+    assert torch.all(last[1] == 0)
+    torch.testing.assert_close(last[0], problem.truth[0] + 0.1)
 
 
 # --- rows and tables -----------------------------------------------------------------------
@@ -267,12 +284,17 @@ def test_evaluate_can_measure_every_iteration() -> None:
 
 def test_pictures_are_the_last_iterates_of_the_tasks_to_keep() -> None:
     run(Shrinking().networks(), "key", keep={"inpaint-50"})
+    folder = Path("pictures/inpaint-50")
     files = sorted(str(path) for path in Path("pictures").rglob("*.png"))
-    assert files == [f"pictures/inpaint-50/pnp-admm/{name}.png" for name in ("a", "b", "wide")]
+    assert files == [
+        f"{folder}/{kind}/{name}.png" for kind in ("pnp-admm", "truth") for name in sorted(IMAGES)
+    ]
     for name in IMAGES:
         _, last, _ = expected_curves(JOBS[2], name)
-        shown = read_image(Path("pictures/inpaint-50/pnp-admm", f"{name}.png"))
+        shown = read_image(folder / "pnp-admm" / f"{name}.png")
         torch.testing.assert_close(shown, last.clamp(0, 1), rtol=0, atol=0.51 / 255)
+        truth = read_image(folder / "truth" / f"{name}.png")
+        torch.testing.assert_close(truth, IMAGES[name], rtol=0, atol=0.51 / 255)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_ended() -> None:
@@ -333,10 +355,9 @@ def test_starts_are_measured_as_a_method() -> None:
             assert measured["psnr"] == pytest.approx(psnr(start, IMAGES[name]).item(), abs=1e-3)
             assert measured["ssim"] == pytest.approx(ssim(start, IMAGES[name])[0], abs=1e-4)
     for name in IMAGES:
-        folder = Path("pictures/inpaint-50")
-        truth = read_image(folder / "truth" / f"{name}.png")
-        torch.testing.assert_close(truth, IMAGES[name], rtol=0, atol=0.51 / 255)
-        assert (folder / "start" / f"{name}.png").exists()
+        shown = read_image(Path("pictures/inpaint-50/start", f"{name}.png"))
+        start = expected_curves(JOBS[2], name)[2].start
+        torch.testing.assert_close(shown, start.clamp(0, 1), rtol=0, atol=0.51 / 255)
     assert not Path("pictures/deblur-k0-2.55").exists()
 
 

@@ -178,9 +178,7 @@ def test_first_steps_are_the_published_equations(name: str) -> None:
     p, mu, s = problem(name), 0.3, 0.4
     x, A, At = p.start, p.operator.A, p.operator.A_adjoint
     gradient = At(A(x) - p.y)
-    close(
-        next(pnp_gd(p, bent, sigma=SIGMA, step=mu)), x - mu * (gradient + SIGMA**2 * bent(x))
-    )
+    close(next(pnp_gd(p, bent, sigma=SIGMA, step=mu)), x - mu * (gradient + SIGMA**2 * bent(x)))
     red = red_gd(p, denoiser, weight=2.0, sigma=s, step=mu)
     close(next(red), x - mu * (gradient + 2.0 * (x - denoiser(x, s))))
     close(next(pnp_pgd(p, denoiser, sigma=s, step=mu)), denoiser(x - mu * gradient, s))
@@ -282,9 +280,7 @@ def test_proximal_gradient_ends_where_the_optimality_condition_holds(name: str) 
 # --- noise levels --------------------------------------------------------------------------
 
 
-@given(
-    first=st.floats(0.01, 1), last=st.floats(0.001, 1), iterations=st.integers(2, 40)
-)
+@given(first=st.floats(0.01, 1), last=st.floats(0.001, 1), iterations=st.integers(2, 40))
 @few
 def test_noise_levels_are_geometric_then_constant(
     first: float, last: float, iterations: int

@@ -165,9 +165,7 @@ def test_any_size_is_replicate_padded_and_cropped(height: int, width: int) -> No
     with torch.no_grad():
         out = network(x)
         assert out.shape == x.shape
-        torch.testing.assert_close(
-            out, network(padded)[..., :height, :width], rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(out, network(padded)[..., :height, :width], rtol=1e-4, atol=1e-6)
 
 
 def test_denoiser_takes_a_number_or_one_level_per_image() -> None:
@@ -240,9 +238,7 @@ def test_a_regularizer_started_from_a_denoiser_is_it_without_noise(form: str) ->
     start_from_denoiser(regularizer, denoiser)
     x = image(2, 3, 16, 24)
     with torch.no_grad():
-        torch.testing.assert_close(
-            regularizer.network(x), denoiser(x, 0.0), rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(regularizer.network(x), denoiser(x, 0.0), rtol=1e-4, atol=1e-6)
 
 
 def test_start_from_denoiser_copies() -> None:

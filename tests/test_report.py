@@ -15,7 +15,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from reg.claims import COLUMNS, ClaimError
+from reg.claims import COLUMNS, ClaimError, read_csv
+from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.report import figures, make_report, tables
 
@@ -51,6 +52,7 @@ def fake_results(
                 if task == "inpaint-20":
                     folder = results / "evaluate_restoration" / "images" / task / method
                     _save(folder / f"{image}.png", _noisy(truth, psnr, draw))
+                    _save(folder.parent / "truth" / f"{image}.png", truth)
     _write(results / "evaluate_restoration" / "table.csv", rows)
 
     rows = []
@@ -71,9 +73,12 @@ def fake_results(
             ):
                 curve = _curve(task, method, image, iterations, level, falls, draw)
                 rows += [*curve, (task, method, image, iterations, "ssim", 0.8)]
-                picture = _noisy(truth, level, draw)
-                _save(results / "ablate" / "images" / task / method / f"{image}.png", picture)
+                folder = results / "ablate" / "images" / task
+                _save(folder / method / f"{image}.png", _noisy(truth, level, draw))
+                _save(folder / "truth" / f"{image}.png", truth)
     _write(results / "ablate" / "table.csv", rows)
+
+    _fake_diagnostics(results / "diagnose" / "table.csv", draw)
 
     for start, level in (("reg", 28.0), ("random", 27.0)):
         folder = results / "finetune_unrolled" / start
@@ -144,6 +149,32 @@ def _fake_logs(results: Path, draw: np.random.Generator) -> None:
         log(results / "train_reg" / arm / "log.csv", levels)
     for start, level in (("reg", 28.0), ("random", 27.0)):
         log(results / "finetune_unrolled" / start / "log.csv", {"psnr": (20.0, level)})
+
+
+def _fake_diagnostics(path: Path, draw: np.random.Generator) -> None:
+    points: list[tuple[str, str, float, float, float]] = []
+    for sigma_0 in (0, 5, 25, 50):
+        at = "noisy" if sigma_0 else "clean"
+        points.append(("asymmetry_G", at, 0, sigma_0, 0.4))
+    points.append(("norm_G", "clean", 0, 0, 900.0))
+    for sigma_0 in (5, 25, 50):
+        points += [("map_residual", "noisy", sigma, sigma_0, 0.9) for sigma in (5, 25, 50)]
+        measured = {"asymmetry_D": 0.2, "norm_D": 1.5, "norm_I-D": 1.1, "norm_2D-I": 2.5}
+        points += [(q, "noisy", sigma_0, sigma_0, value) for q, value in measured.items()]
+    for task in (*ABLATION, "sr-x2-2.55"):
+        measured = {"norm_G": 900.0, "curvature_bound": 450.0, "plain_step_bound": 1.8}
+        points += [(q, task, 2.55, 0, v) for q, v in {**measured, "curvature": 400.0}.items()]
+    rows = [
+        # the σ of a task was tuned for each pair by itself
+        (quantity, pair, image, at, tuned if at in (*ABLATION, "sr-x2-2.55") else sigma, sigma_0,
+         value * gain + draw.normal(scale=0.01))
+        for pair, gain, tuned in (("fixed", 1.0, 2.55), ("updated", 0.6, 5.1))
+        for quantity, at, sigma, sigma_0, value in points
+        for image in ("hubble", "retina")
+        if (pair, at) != ("fixed", "sr-x2-2.55")
+    ]  # fmt: skip
+    path.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=DIAGNOSTICS_COLUMNS).to_csv(path, index=False)
 
 
 def _curve(
@@ -223,12 +254,21 @@ FIGURES = (
     "inpainting",
     "convergence",
     "admm",
+    "diagnostics",
     "update_denoiser",
     "unrolled",
     "training",
     "data",
 )
-TABLES = ("restoration", "convergence", "ablation", "unrolled", "denoiser", "tuning")
+TABLES = (
+    "restoration",
+    "convergence",
+    "ablation",
+    "diagnostics",
+    "unrolled",
+    "denoiser",
+    "tuning",
+)
 
 
 def test_everything_is_written(tree: Path) -> None:
@@ -367,6 +407,41 @@ def test_a_diverged_run_does_not_squeeze_the_others() -> None:
     assert {t.get_text() for t in psnr.texts} >= {"PnP-ADMM\n0.00 dB"}
 
 
+def test_the_diagnostics_table_prints_means_of_images(tree: Path) -> None:
+    table = pd.read_csv(tree / "results/tiny/diagnose/table.csv")
+    printed = (tree / "reports/tiny/tables/diagnostics.tex").read_text()
+    rows = table[(table["quantity"] == "map_residual") & (table["pair"] == "updated")]
+    means = rows.groupby(["sigma", "sigma_0"])["value"].mean()
+    assert f"{means[25, 25]:.3f}" in printed
+    numbers = pd.read_csv(tree / "reports/tiny/tables/diagnostics.csv")
+    grid = numbers[numbers["quantity"] == "map_residual"].set_index(["sigma", "sigma_0"])
+    np.testing.assert_allclose(grid["updated"].sort_index(), means.sort_index(), rtol=1e-5)
+    # a task that was tuned for one pair alone has no number for the other
+    alone = re.findall(r"Super-resolution.* & (.*) & (.*) ", printed)
+    assert len(alone) == 3
+    assert {fixed for fixed, _ in alone} == {"--"}
+    assert all(float(updated) > 0 for _, updated in alone)
+    # and one that was tuned for both has one line, whatever σ they took
+    both = re.findall(r"Inpainting.* & (.*) & (.*) ", printed)
+    assert len(both) == 3
+    assert all(float(value) > 0 for line in both for value in line)
+
+
+def test_a_diverged_iterate_leaves_the_other_diagnostics_in_place(broken: Path) -> None:
+    path = broken / "results/tiny/diagnose/table.csv"
+    table = pd.read_csv(path)
+    lost = (table["at"] == "inpaint-20") & (table["pair"] == "fixed")
+    lost &= table["quantity"] != "curvature"
+    table.loc[lost, "value"] = np.nan
+    table.to_csv(path, index=False)
+    with contextlib.chdir(broken):
+        figure = figures.draw_diagnostics(read_csv(path, DIAGNOSTICS_COLUMNS))
+    bounds = [line for line in figure.axes[-1].lines if line.get_marker() == "o"]
+    shown = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in bounds])
+    assert np.isfinite(shown).sum() == 2 * 4  # images; tasks and pairs that are left
+    assert "–" in tables.to_markdown(tables.diagnostics_sheet(read_csv(path, DIAGNOSTICS_COLUMNS)))
+
+
 def test_the_zoom_finds_the_detail() -> None:
     pixels = np.full((60, 80, 3), 128, dtype=np.uint8)
     pixels[30:40, 50:60] = np.random.default_rng(0).integers(0, 256, (10, 10, 3))
@@ -394,6 +469,7 @@ def test_more_methods_and_other_tasks_need_no_change(tmp_path: Path) -> None:
         "results/tiny/evaluate_restoration/table.csv",
         "results/tiny/ablate/images/inpaint-20/pnp-gd@fixed",
         "results/tiny/train_reg/fixed/log.csv",
+        "results/tiny/diagnose/table.csv",
         "results/tiny/tune/chosen.json",
         "results/tiny/finetune_unrolled",
         "data/tiny/prepare/manifest.csv",

@@ -1,7 +1,9 @@
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from reg.errors import InputError
@@ -37,7 +39,8 @@ def test_a_stage_says_what_it_does_and_accounts_for_it(
     assert "demo" in first
     assert "models/demo/pretrain" in last
     account = json.loads(Path(".provenance/demo/pretrain.json").read_text())
-    assert 0 <= account["seconds"] < 10
+    age = time.time() - psutil.Process().create_time()
+    assert 0 < account["seconds"] <= age + 0.1  # imports count
     assert account["peak_memory_mb"] > 10
 
 

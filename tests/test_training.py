@@ -417,9 +417,7 @@ def test_cosine_schedule() -> None:
 
 
 def test_halving_schedule() -> None:
-    rate = rates(
-        recipe(iterations=35, learning_rate=1e-4, schedule="halving", halve_every=10)
-    )
+    rate = rates(recipe(iterations=35, learning_rate=1e-4, schedule="halving", halve_every=10))
     np.testing.assert_allclose(rate[:10], 1e-4)
     np.testing.assert_allclose(rate[10:20], 5e-5)
     np.testing.assert_allclose(rate[20:30], 2.5e-5)

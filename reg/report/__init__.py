@@ -29,6 +29,7 @@ from reg.claims import (
     tasks_in_order,
     write_json,
 )
+from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.report import figures, page, tables
@@ -50,6 +51,7 @@ class Inputs:
     pretrain: pd.DataFrame
     arms: dict[str, pd.DataFrame]
     unrolled_logs: dict[str, pd.DataFrame]
+    diagnostics: pd.DataFrame
     trials: pd.DataFrame
     chosen: dict[str, dict[str, Any]]
 
@@ -143,6 +145,7 @@ def read_inputs(results: Path, manifest: Path) -> Inputs:
         pretrain=read_csv(results / "pretrain" / "log.csv", LOG_COLUMNS),
         arms=_logs(results / "train_reg", ("updated", "fixed")),
         unrolled_logs=_logs(unrolled, ("reg", "random")),
+        diagnostics=read_csv(results / "diagnose" / "table.csv", DIAGNOSTICS_COLUMNS),
         trials=read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr")),
         chosen=values,
     )
@@ -233,6 +236,26 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
         ),
         (
             FigureEntry(
+                "diagnostics",
+                "What updating D changes in the networks",
+                "Mean over central crops of "
+                f"{_named(inputs.diagnostics['image'].unique(), noun='validation image')}. "
+                "The pair is D original with G fixed (dashed, hollow) or both updated (solid, "
+                "filled). MAP residual: "
+                "‖σ²G(D(z)) − (z − D(z))‖ / ‖z − D(z)‖, z with noise σ₀; 0 for an exact pair, 1 "
+                "for G = 0. Asymmetry: Frobenius norms by Hutchinson's estimator; G is a gradient "
+                "and D a prox only where it is 0. Spectral norms, which are local Lipschitz "
+                "constants: I − D is nonexpansive where its norm is at most 1, and D firmly "
+                "nonexpansive, of which PnP-ADMM's convergence follows, where that of 2D − I is. "
+                "PnP-GD's step μ = 1/(σ²c): a curvature c above L/2, with L the spectral norm of "
+                "G's Jacobian, suffices for stability near the iterate.",
+                (inputs.file("diagnose", "table.csv"),),
+                ("diagnose",),
+            ),
+            partial(figures.draw_diagnostics, inputs.diagnostics),
+        ),
+        (
+            FigureEntry(
                 "update_denoiser",
                 "Training G with D fixed or updated",
                 f"Last iterate of PnP-ReG on {shown}: each row shows the kept image with the "
@@ -282,11 +305,12 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
     ]
 
 
-def _named(names: Sequence[str] | np.ndarray, most: int = 6) -> str:
+def _named(names: Sequence[str] | np.ndarray, most: int = 6, noun: str = "test image") -> str:
     """`4 test images (a, b, c, d)`; long lists are counted only."""
     listed = sorted(map(str, names))
-    noun = "test image" if len(listed) == 1 else "test images"
-    return f"{len(listed)} {noun}" + (f" ({', '.join(listed)})" if len(listed) <= most else "")
+    plural = "" if len(listed) == 1 else "s"
+    shown = f" ({', '.join(listed)})" if len(listed) <= most else ""
+    return f"{len(listed)} {noun}{plural}{shown}"
 
 
 def _kept(folder: Path, methods: Sequence[str]) -> list[str]:
@@ -434,6 +458,12 @@ def _tables(inputs: Inputs) -> list[TableEntry]:
             ),
             (inputs.file("ablate", "table.csv"),),
             ("ablate",),
+        ),
+        TableEntry(
+            "Diagnostics",
+            tables.diagnostics_sheet(inputs.diagnostics),
+            (inputs.file("diagnose", "table.csv"),),
+            ("diagnose",),
         ),
         TableEntry(
             "Unrolled networks",

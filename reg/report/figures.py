@@ -332,6 +332,120 @@ def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figu
     return figure
 
 
+# --- diagnostics ------------------------------------------------------------------------------
+
+PAIR_NAMES = {"fixed": "D original, G fixed", "updated": "D updated, G updated"}
+PAIR_STYLES = {"fixed": "--", "updated": "-"}
+
+
+def draw_diagnostics(table: pd.DataFrame) -> Figure:
+    """MAP residual, asymmetry of Jacobians, norms of D's, and the curvature of PnP-GD's step.
+
+    Dashed lines and hollow marks are the pair (D original, G fixed), solid and filled ones (D
+    updated, G updated); lines are means over images.
+    """
+    figure = Figure(figsize=(TEXT_WIDTH, 4.8), layout="constrained")
+    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
+    upper = rows[0].subgridspec(1, 3, width_ratios=[1, 1, 1.3])
+    lower = rows[1].subgridspec(1, 2, width_ratios=[1, 1.1])
+    a, b, c = (figure.add_subplot(upper[i]) for i in range(3))
+    d, e = (figure.add_subplot(lower[i]) for i in range(2))
+
+    for axis, pair in ((a, "fixed"), (b, "updated")):
+        _residual_grid(axis, table[table["pair"] == pair])
+        axis.set_title(f"MAP residual,\n{PAIR_NAMES[pair]}")
+    a.set_ylabel("σ of D (/255)")
+
+    _noise_lines(c, table, {"asymmetry_G": ("G", BLUE), "asymmetry_D": ("D", ORANGE)})
+    c.set_title("Asymmetry of Jacobians:\n0 for a gradient")
+    c.set_ylabel("‖J − Jᵀ‖ / ‖J + Jᵀ‖")
+
+    maps = {"norm_2D-I": ("2D − I", PURPLE), "norm_D": ("D", ORANGE), "norm_I-D": ("I − D", GREEN)}
+    _noise_lines(d, table, maps)
+    d.axhline(1, color=BLACK, linewidth=0.8, linestyle=":")
+    d.set_title("Spectral norms of Jacobians of D, I − D, 2D − I:\nat most 1 for a prox")
+    d.set_ylabel("spectral norm")
+
+    _curvatures(e, table)
+    handles = [
+        mpl.lines.Line2D(
+            [], [], color=GREY, ls=style, marker="o", ms=3.5, mfc=GREY if style == "-" else "white"
+        )
+        for style in PAIR_STYLES.values()
+    ]
+    figure.legend(
+        handles, PAIR_NAMES.values(), loc="outside upper center", ncols=2, frameon=False
+    )  # fmt: skip
+    return figure
+
+
+def _residual_grid(axis: Axes, rows: pd.DataFrame) -> None:
+    """MAP residual by σ (upwards) and σ₀ as colours and numbers; mean over images."""
+    grid = rows[rows["quantity"] == "map_residual"].pivot_table(
+        index="sigma", columns="sigma_0", values="value", aggfunc="mean"
+    )
+    numbers = grid.to_numpy(dtype=float)
+    axis.imshow(numbers, cmap="Blues", vmin=0, vmax=1, origin="lower", aspect="auto")
+    for (row, column), value in np.ndenumerate(numbers):
+        ink = "white" if value > 0.6 else BLACK
+        axis.text(column, row, f"{value:.2f}", color=ink, fontsize=7, ha="center", va="center")
+    axis.set_xticks(range(grid.shape[1]), [f"{s:g}" for s in grid.columns])
+    axis.set_yticks(range(grid.shape[0]), [f"{s:g}" for s in grid.index])
+    axis.set_xlabel("noise σ₀ (/255)")
+    axis.grid(False)
+    axis.tick_params(length=0)
+
+
+def _noise_lines(
+    axis: Axes, table: pd.DataFrame, quantities: Mapping[str, tuple[str, str]]
+) -> None:
+    """Each quantity (with name and colour) against σ₀, a line per pair; mean over images."""
+    ends = []
+    for quantity, (name, colour) in quantities.items():
+        rows = table[(table["quantity"] == quantity) & table["at"].isin(["clean", "noisy"])]
+        for pair, style in PAIR_STYLES.items():
+            mean = rows[rows["pair"] == pair].groupby("sigma_0")["value"].mean()
+            face = colour if pair == "updated" else "white"
+            axis.plot(
+                mean.index, mean, style, color=colour, marker="o", ms=3.5, mfc=face, lw=1.1
+            )  # fmt: skip
+        ends.append((name, colour, float(mean.iloc[-1])))
+    axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+    _names_right(axis, ends, gap=0.09)
+    axis.set_xlabel("noise σ₀ (/255); D has σ = σ₀")
+
+
+def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
+    """By task: L/2 at PnP-GD's iterate of each image, and the curvature that tuning chose."""
+    rows = table[table["quantity"].isin(["curvature", "curvature_bound"])]
+    tasks = tasks_in_order(rows["at"].tolist())[::-1]
+    for i, task in enumerate(tasks):
+        for pair, offset in (("fixed", 0.17), ("updated", -0.17)):
+            of_pair = rows[(rows["at"] == task) & (rows["pair"] == pair)]
+            for quantity, mark, colour, size in (
+                ("curvature_bound", "o", BLUE, 3.5),
+                ("curvature", "D", VERMILLION, 4.5),
+            ):
+                values = of_pair.loc[of_pair["quantity"] == quantity, "value"].unique()
+                face = colour if pair == "updated" else "white"
+                y = np.full(len(values), i + offset)
+                axis.plot(values, y, mark, color=colour, ms=size, mfc=face, mew=0.9)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_yticks(range(len(tasks)), [task_name(task) for task in tasks])
+    axis.set_ylim(-0.6, len(tasks) - 0.4)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", visible=False)
+    for line in np.arange(len(tasks) - 1) + 0.5:
+        axis.axhline(line, color="#E4E4E4", lw=0.5)
+    axis.set_xlabel("curvature")
+    axis.set_title(
+        "PnP-GD's step: curvature in use (◆)\nand L/2 at the iterates (●), to be exceeded"
+    )
+
+
 # --- restoration overview ---------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reg.claims import curves, in_order, task_name, tasks_in_order
-from reg.report.figures import label, last_by_image, log_curve
+from reg.report.figures import PAIR_NAMES, label, last_by_image, log_curve
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,71 @@ def _best_in_group(values: Sequence[float], groups: Sequence[str], decimals: int
     return cells
 
 
+def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
+    """What `reg.diagnostics` measured, mean over images, a column per pair of networks.
+
+    Printed are the MAP residual where σ = σ₀ and G's Jacobian at clean images; the csv has all.
+    """
+    tasks = tasks_in_order(sorted(set(table["at"]) - {"clean", "noisy"}))
+    # At a task σ is a tuned parameter, which may differ between the pairs: no part of the key.
+    keyed = table.assign(
+        quantity=pd.Categorical(table["quantity"], list(DIAGNOSTICS)),
+        at=pd.Categorical(table["at"], ["clean", "noisy", *tasks]),
+        sigma=table["sigma"].mask(table["at"].isin(tasks), 0),
+    )
+    keys = ["quantity", "at", "sigma", "sigma_0"]
+    means = keyed.groupby([*keys, "pair"], observed=True)["value"].mean().unstack("pair")
+    means = means.reindex(columns=list(PAIR_NAMES)).reset_index()
+    of_regularizer = means["quantity"].isin(["asymmetry_G", "norm_G"])
+    omitted = (of_regularizer & (means["at"] != "clean")) | (
+        (means["quantity"] == "map_residual") & (means["sigma"] != means["sigma_0"])
+    )
+    blocks = []
+    for quantity, (heading, decimals) in DIAGNOSTICS.items():
+        rows = means[~omitted & (means["quantity"] == quantity)]
+        pairs = rows[list(PAIR_NAMES)].to_numpy(dtype=float).tolist()
+        lines = tuple(
+            (Cell(_point(at, sigma)), *[Cell(_fixed(value, decimals)) for value in values])
+            for at, sigma, values in zip(rows["at"], rows["sigma"], pairs, strict=True)
+        )
+        blocks.append((heading, lines))
+    return Sheet(
+        "diagnostics",
+        f"The two pairs of networks on central crops of {table['image'].nunique()} validation "
+        "images, mean over images. Asymmetry is the ratio of the Frobenius norms of J minus its "
+        "transpose and J plus its transpose, J being the Jacobian; norms are spectral. By task: "
+        "at the last iterate of PnP-GD, near which the bounds suffice for stability.",
+        ("Where (noise levels /255)", *PAIR_NAMES.values()),
+        tuple(blocks),
+        means,
+    )
+
+
+DIAGNOSTICS = {
+    "map_residual": ("Relative MAP residual", 3),
+    "asymmetry_G": ("Asymmetry of G's Jacobian", 3),
+    "asymmetry_D": ("Asymmetry of D's Jacobian", 3),
+    "norm_G": ("Norm of G's Jacobian", 1),
+    "norm_D": ("Norm of D's Jacobian", 3),
+    "norm_I-D": ("Norm of the Jacobian of I - D", 3),
+    "norm_2D-I": ("Norm of the Jacobian of 2D - I", 3),
+    "curvature": ("PnP-GD's spectral step: curvature in use", 1),
+    "curvature_bound": ("PnP-GD's spectral step: curvature to exceed", 1),
+    "plain_step_bound": ("PnP-GD's plain step: bound", 3),
+}
+
+
+def _point(at: str, sigma: float) -> str:
+    """Where a diagnostic was taken, as readers know it."""
+    match at:
+        case "clean":
+            return "clean images"
+        case "noisy":
+            return f"σ = σ₀ = {sigma:g}"
+        case task:
+            return task_name(task)
+
+
 def unrolled_sheet(table: pd.DataFrame) -> Sheet:
     """Test PSNR and SSIM of the unrolled networks, by task and start."""
     rows = last_by_image(table)
@@ -271,6 +336,7 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "σₙ": r"$\sigma_n$",
+    "σ₀": r"$\sigma_0$",
     "σ": r"$\sigma$",
     "λ": r"$\lambda$",
     "μ": r"$\mu$",

@@ -1,0 +1,232 @@
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from reg.errors import InputError
+from reg.iterations import pnp_gd
+from reg.networks import Denoiser, Regularizer, initialise, read_metadata, save_network
+from reg.problems import Problem, make_problem
+from reg.training import seeded
+from reg.unrolled import Unrolled, UnrolledObjective, load_unrolled, save_unrolled
+
+CHANNELS = (4, 4, 8, 8)
+SIGMA, STEP, STEPS = 30 / 255, 0.7, 4
+
+tasks = pytest.mark.parametrize("task", ["deblur-k5-2.55", "sr-x2-2.55", "sr-x3-0", "inpaint-20"])
+
+
+def regularizer(seed: int = 0) -> Regularizer:
+    network = Regularizer(CHANNELS, 1, scale=20.0)
+    initialise(network, seeded(seed))
+    return network
+
+
+def unrolled(steps: int = STEPS, step: float = STEP, sigma: float = SIGMA) -> Unrolled:
+    return Unrolled(regularizer(), steps, step, sigma)
+
+
+def problem(task: str, dtype: torch.dtype = torch.float32) -> Problem:
+    truth = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    return make_problem(task, truth, ["a", "b"], 3)
+
+
+# --- the network ---------------------------------------------------------------------------
+
+
+@tasks
+def test_it_is_that_many_steps_of_gradient_descent(task: str) -> None:
+    network, p = unrolled(), problem(task)
+    with torch.no_grad():
+        descent = pnp_gd(p, network.regularizer, sigma=SIGMA, step=STEP, descent="plain")
+        expected = next(islice(descent, STEPS - 1, None))
+        restored = network(p)
+        # The comparison would be empty if G moved nothing.
+        without = next(islice(pnp_gd(p, torch.zeros_like, sigma=SIGMA, step=STEP), STEPS - 1, None))
+    assert (expected - without).abs().max() > 1e-2
+    torch.testing.assert_close(restored, expected, rtol=1e-5, atol=1e-6)
+
+
+@tasks
+def test_every_step_has_its_own_length_and_noise_level(task: str) -> None:
+    network, p = unrolled(steps=2), problem(task)
+    lengths, levels = [0.3, 0.9], [0.2, 0.05]
+    x, A = p.start, p.operator
+    with torch.no_grad():
+        network.log_step.copy_(torch.tensor(lengths).log())
+        network.log_sigma.copy_(torch.tensor(levels).log())
+        for mu, sigma in zip(lengths, levels, strict=True):
+            gradient = A.A_adjoint(A.A(x) - p.y) + sigma**2 * network.regularizer(x)
+            x = x - mu * gradient
+        torch.testing.assert_close(network(p), x, rtol=1e-5, atol=1e-6)
+
+
+def test_it_starts_with_the_given_length_and_noise_level() -> None:
+    network = unrolled()
+    torch.testing.assert_close(network.log_step.exp(), torch.full((STEPS,), STEP))
+    torch.testing.assert_close(network.log_sigma.exp(), torch.full((STEPS,), SIGMA))
+
+
+def test_lengths_and_noise_levels_stay_positive_whatever_the_optimiser_does() -> None:
+    network, p = unrolled(), problem("inpaint-20")
+    optimiser = torch.optim.SGD([network.log_step, network.log_sigma], lr=1e3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (network.log_step.exp().sum() + network.log_sigma.exp().sum()).backward()
+        optimiser.step()
+    assert bool((network.log_step < -100).all())  # the step was huge indeed
+    assert bool((network.log_step.exp() >= 0).all())
+    assert bool((network.log_sigma.exp() >= 0).all())
+    torch.testing.assert_close(network(p), p.start)
+
+
+# --- gradients -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["deblur-k5-2.55", "sr-x2-2.55", "inpaint-20"])
+@pytest.mark.parametrize("name", ["log_step", "log_sigma"])
+def test_gradients_are_those_of_finite_differences(task: str, name: str) -> None:
+    network, p = unrolled().double(), problem(task, torch.float64)
+    weight: Tensor = getattr(network, name)
+
+    def loss() -> Tensor:
+        error: Tensor = (network(p) - p.truth).square().mean()
+        return error
+
+    loss().backward()
+    assert weight.grad is not None
+    gradient, h = weight.grad.clone(), 1e-5
+    for k in range(STEPS):
+        with torch.no_grad():
+            middle = weight[k].item()
+            weight[k] = middle + h
+            above = loss()
+            weight[k] = middle - h
+            below = loss()
+            weight[k] = middle
+        difference = ((above - below) / (2 * h)).item()
+        assert abs(difference) > 1e-9
+        # ReLU is not smooth, so that the two agree only about as well as this.
+        assert gradient[k].item() == pytest.approx(difference, rel=1e-3)
+
+
+def test_gradients_reach_every_weight_and_nothing_else() -> None:
+    network, p = unrolled(), problem("deblur-k5-2.55")
+    network(p).square().mean().backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.abs().max() > 0, name
+    assert not p.y.requires_grad
+    assert not p.start.requires_grad
+
+
+# --- the objective -------------------------------------------------------------------------
+
+
+def clean(count: int = 4) -> Tensor:
+    return torch.rand(count, 3, 24, 24, generator=torch.Generator().manual_seed(5))
+
+
+def test_the_loss_is_the_mean_absolute_error_of_what_is_restored() -> None:
+    network = unrolled()
+    objective = UnrolledObjective(network, "inpaint-20", seed=7)
+    seen: list[Problem] = []
+    keep: Callable[..., None] = lambda _, inputs, __: seen.append(inputs[0])  # noqa: E731
+    network.register_forward_hook(keep)
+    terms = objective(clean(), 3, seeded(0))
+    assert list(terms) == ["loss"]
+    with torch.no_grad():
+        expected = (network(seen[0]) - clean()).abs().mean()
+    torch.testing.assert_close(terms["loss"].detach(), expected)
+    assert torch.equal(seen[0].truth, clean())
+
+
+def test_noise_is_fresh_for_every_crop_and_iteration_and_repeatable() -> None:
+    network = unrolled(steps=1)
+    objective = UnrolledObjective(network, "denoise-25", seed=7)
+    noises: list[Tensor] = []
+    keep: Callable[..., None] = lambda _, inputs, __: noises.append(  # noqa: E731
+        inputs[0].y - inputs[0].truth
+    )
+    network.register_forward_hook(keep)
+    for iteration in (1, 2, 1):
+        objective(clean(), iteration, seeded(0))
+    first, second, again = noises
+    assert torch.equal(first, again)
+    every = torch.cat([first, second]).flatten(1)
+    correlation = torch.corrcoef(every) - torch.eye(len(every))
+    assert correlation.abs().max() < 0.15  # 1728 pixels each: 6 standard deviations
+    UnrolledObjective(network, "denoise-25", seed=8)(clean(), 1, seeded(0))
+    assert not torch.equal(noises[-1], first)
+
+
+def test_a_few_iterations_of_training_lower_the_loss() -> None:
+    # Flat dark images, whose unknown pixels start at 0.5.
+    network, dark = unrolled(steps=2), torch.full((4, 3, 24, 24), 0.2)
+    objective = UnrolledObjective(network, "inpaint-20", seed=7)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for iteration in range(1, 31):
+        optimiser.zero_grad()
+        loss = objective(dark, iteration, seeded(iteration))["loss"]
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+def test_a_saved_network_restores_alike(tmp_path: Path) -> None:
+    network, p = unrolled(), problem("sr-x2-2.55")
+    with torch.no_grad():
+        network.log_step.add_(torch.linspace(-0.5, 0.5, STEPS))
+        network.log_sigma.sub_(torch.linspace(-0.5, 0.5, STEPS))
+    path, again = tmp_path / "models" / "unrolled.safetensors", tmp_path / "again.safetensors"
+    save_unrolled(network, path, {"learning_rate": 1e-3})
+    loaded = load_unrolled(path)
+    with torch.no_grad():
+        assert torch.equal(loaded(p), network(p))
+    assert loaded.regularizer.form == "plain"
+    assert loaded.regularizer.scale == 20.0
+    about = read_metadata(path)
+    assert (about["kind"], about["steps"]) == ("unrolled", STEPS)
+    assert about["training"] == {"learning_rate": 1e-3}
+    save_unrolled(loaded, again, {"learning_rate": 1e-3})
+    assert path.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("network", [Denoiser(CHANNELS, 1), Regularizer(CHANNELS, 1)])
+def test_other_kinds_of_network_are_refused(
+    network: Denoiser | Regularizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_network(network, path)
+    kind = type(network).__name__.lower()
+    with pytest.raises(InputError, match=f"other.safetensors: holds a {kind}, a unrolled"):
+        load_unrolled(path)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "unrolled.safetensors"
+    network = unrolled()
+    network.log_step = torch.nn.Parameter(torch.zeros(STEPS + 1))
+    # The number of steps is read off log_step; log_sigma contradicts it.
+    save_unrolled(network, path, {})
+    with pytest.raises(InputError) as caught:
+        load_unrolled(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights"])
+def test_what_is_no_weights_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "unrolled.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"unrolled\.safetensors"):
+        load_unrolled(path)
