@@ -46,7 +46,7 @@ def write_provenance(params: Params, path: Path) -> None:
             "uncommitted_changes": bool(_git("status", "--porcelain", "--", "reg", "stages")),
             "python": platform.python_version(),
             "torch_build": torch.__version__,
-            "machine": _machine(),
+            "machine": machine(),
             "stages": stages,
             "total_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
             "peak_memory_mb": max((s["peak_memory_mb"] for s in stages.values()), default=0),
@@ -70,7 +70,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Processor, cores, accelerators and operating system."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
