@@ -1,4 +1,4 @@
-"""PnP-GD by the spectral step against the official 1,500 Adam iterations, for equal objectives.
+"""PnP-GD by accelerated spectral steps against the official 1,500 Adam iterations.
 
 `python -m benchmarks.acceleration` needs the networks and tuned parameters of the active profile.
 Both minimise ½‖Ax − y‖² + σ²φ(x) with the same σ (the tuned one) from the same start on the
@@ -46,7 +46,7 @@ def main() -> None:
                 ADAM_ITERATIONS,
             )
             spectral, _ = trace(
-                pnp_gd(problem, regularizer, sigma=sigma, step=step, descent="spectral"),
+                pnp_gd(problem, regularizer, sigma=sigma, step=step, descent="accelerated"),
                 problem,
                 SPECTRAL_ITERATIONS,
             )

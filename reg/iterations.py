@@ -18,7 +18,8 @@ from reg.problems import Problem
 
 Gradient = Callable[[Tensor], Tensor]
 DenoiserFunction = Callable[[Tensor, float], Tensor]
-Descent = Literal["plain", "adam", "spectral"]
+Descent = Literal["plain", "adam", "spectral", "accelerated"]
+MOMENTUM = 0.8
 
 
 def data_gradient(problem: Problem, x: Tensor) -> Tensor:
@@ -74,13 +75,15 @@ def descend(
     - ``adam``: the gradient goes through Adam with a constant rate μ, as in the official code;
     - ``spectral``: x ← x − (AᵀA + 1/μ)⁻¹g, the metric of the operator itself. A step costs one
       closed-form solve more, the stationary points are the same, and where AᵀA is large the
-      step is that of Newton, so μ need only respect the regularizer: μ < 2/Lip(σ²G).
+      step is that of Newton, so μ need only respect the regularizer: μ < 2/Lip(σ²G);
+    - ``accelerated``: the spectral step at v = x + 0.8(x − x_previous), Nesterov's momentum with a
+      constant weight, which carries information into large holes in a tenth of the iterations.
     """
     if descent == "plain":
         return _plain(problem.start, gradient, step)
     if descent == "adam":
         return _adam(problem.start, gradient, step)
-    return _spectral(problem, gradient, step)
+    return _spectral(problem, gradient, step, MOMENTUM if descent == "accelerated" else 0.0)
 
 
 def _plain(x: Tensor, gradient: Gradient, step: float) -> Iterator[Tensor]:
@@ -107,11 +110,15 @@ def _adam(
         yield x
 
 
-def _spectral(problem: Problem, gradient: Gradient, step: float) -> Iterator[Tensor]:
-    # prox_l2(v, 0, γ) = (γAᵀA + 1)⁻¹v, so μ·prox_l2(g, 0, μ) = (AᵀA + 1/μ)⁻¹g.
-    x, zero = problem.start, torch.zeros_like(problem.y)
+def _spectral(
+    problem: Problem, gradient: Gradient, step: float, momentum: float
+) -> Iterator[Tensor]:
+    # prox_l2(g, 0, γ) = (γAᵀA + 1)⁻¹g, so μ·prox_l2(g, 0, μ) = (AᵀA + 1/μ)⁻¹g.
+    x = previous = problem.start
+    zero = torch.zeros_like(problem.y)
     while True:
-        x = x - step * problem.operator.prox_l2(gradient(x), zero, step)
+        v = x + momentum * (x - previous) if momentum else x
+        previous, x = x, v - step * problem.operator.prox_l2(gradient(v), zero, step)
         yield x
 
 

@@ -101,7 +101,7 @@ def test_data_gradient_is_the_gradient(name: str) -> None:
 
 
 @every_operator
-@pytest.mark.parametrize("descent", ["plain", "spectral"])
+@pytest.mark.parametrize("descent", ["plain", "spectral", "accelerated"])
 def test_pnp_gd_reaches_the_minimiser(name: str, descent: str) -> None:
     p = problem(name)
     lipschitz = (p.operator.norm(HEIGHT, WIDTH) ** 2 if descent == "plain" else 0) + SIGMA**2 * C
@@ -118,7 +118,7 @@ def test_pnp_gd_by_adam_reaches_the_minimiser(name: str) -> None:
 
 
 @every_operator
-@pytest.mark.parametrize("descent", ["plain", "spectral"])
+@pytest.mark.parametrize("descent", ["plain", "spectral", "accelerated"])
 def test_red_reaches_the_minimiser(name: str, descent: str) -> None:
     # x − D_s(x) = Cs²/(1 + Cs²)·x
     p, s, weight = problem(name), 0.8, 1.3
@@ -391,6 +391,7 @@ METHODS: dict[str, Make] = {
     "gd": lambda p, g, d: pnp_gd(p, g, sigma=SIGMA, step=0.3),
     "gd-adam": lambda p, g, d: pnp_gd(p, g, sigma=SIGMA, step=0.3, descent="adam"),
     "gd-spectral": lambda p, g, d: pnp_gd(p, g, sigma=SIGMA, step=0.3, descent="spectral"),
+    "gd-accelerated": lambda p, g, d: pnp_gd(p, g, sigma=SIGMA, step=0.3, descent="accelerated"),
     "red": lambda p, g, d: red_gd(p, d, weight=1.0, sigma=0.5, step=0.3),
     "admm": lambda p, g, d: pnp_admm(p, d, sigma=SIGMA, levels=noise_levels(1.0, 0.5, 10)),
     "hqs": lambda p, g, d: pnp_hqs(p, d, sigma=SIGMA, levels=noise_levels(1.0, 0.5, 10)),
