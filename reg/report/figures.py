@@ -326,7 +326,7 @@ def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figu
     names = [_start_name(m.removeprefix("unrolled-")) for m in methods]
     right.set_yticks(range(len(methods)), names)
     right.set_ylim(-0.4, len(methods) - 0.3)
-    right.margins(x=0.1)
+    right.margins(x=0.15)
     right.set_xlabel("test PSNR (dB)")
     right.grid(axis="y", visible=False)
     return figure
@@ -587,7 +587,7 @@ def draw_update_denoiser(
     absolute error over the colours, scaled to `error_limit` in grey levels of 255.
     """
     n = len(rows[0][2])
-    left, right, gap, above, below = 0.34, 0.4, 0.04, 0.2, 0.2  # inches
+    left, right, gap, above, below = 0.34, 0.52, 0.04, 0.2, 0.2  # inches
     cell = (TEXT_WIDTH - left - right) / (2 + 2 * n) - gap
     height = above + len(rows) * (cell + below)
     figure = Figure(figsize=(TEXT_WIDTH, height))
