@@ -26,6 +26,10 @@ reproduce: $(STAMP)  ## environment, then the whole pipeline (dvc repro) of the 
 	@if [ ! -e .git ]; then $(IN_VENV) dvc config --local core.no_scm true; \
 	elif grep -qs no_scm .dvc/config.local; then $(IN_VENV) dvc config --local --unset core.no_scm; fi
 	$(IN_VENV) dvc repro
+	@# Where DVC found the committed report unchanged, the account is still of another machine's run.
+	@profile="$$(sed -n 's/^profile: *\([^ #]*\).*/\1/p' params.yaml)"; \
+	if [ -n "$$(find .provenance/$$profile -newer reports/$$profile/provenance.json 2> /dev/null)" ]; \
+	then $(IN_VENV) reg provenance > /dev/null; fi
 	@profile="$$(sed -n 's/^profile: *\([^ #]*\).*/\1/p' params.yaml)"; \
 	echo "Figures, tables and claims: reports/$$profile/index.md"
 

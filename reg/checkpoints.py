@@ -23,7 +23,8 @@ State = dict[str, Any]
 def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
     """Hash of all that decides a run's result: parameters, files (data, weights) and our code."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    for path in [*files, *sorted(CODE.glob("*.py"))]:
+    code = [*sorted(CODE.glob("*.py")), *sorted(CODE.parent.glob("stages/*.py"))]
+    for path in [*files, *code]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 

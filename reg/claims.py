@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from reg.errors import InputError
+from reg.methods import CONVERGENCE
 from reg.problems import parse_task, task_label
 from reg.statistics import PairedDifference, mean_over_tasks, paired_difference
 
@@ -46,7 +47,7 @@ FAMILIES = {"deblur": "deblurring", "sr": "super-resolution", "inpaint": "inpain
 OBLIGATORY_RIVALS = ("red", "pnp-admm")
 GENERIC_RIVALS = (*OBLIGATORY_RIVALS, "pnp-hqs", "pnp-pgd", "gs-pnp")  # one network, all tasks
 VISUAL_TASK = "inpaint-20"
-CONVERGENCE_TASKS = ("deblur-k3-2.55", "sr-x2-2.55")
+CONVERGENCE_TASKS = CONVERGENCE
 LONG_ENOUGH = 500  # iterations below which nothing is said about convergence
 PSNR_DROP = 0.1  # dB that a converged run may lie below its own best
 MSD_RATIO = 100.0  # by which a converged run's steps must have shrunk
@@ -536,7 +537,8 @@ CLAIMS = (
         f"squared step of the last {TAIL:.0%} of iterations is {MSD_RATIO:.0f} times below that "
         f"of the first {HEAD}; reproduced if every image converges in both settings over at least "
         f"{LONG_ENOUGH} iterations, not reproduced if fewer than half do in either, else "
-        "inconclusive",
+        "inconclusive. Measured with the gradient in the metric of the operator, "
+        "x ← x − (AᵀA + 1/μ)⁻¹(Aᵀ(Ax − y) + σ²G(x)), whose stationary points are the same",
         ("evaluate_convergence",),
         judge_gd_convergence,
     ),

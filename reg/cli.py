@@ -8,6 +8,7 @@ import click
 from reg.console import fail
 from reg.errors import InputError
 from reg.params import Params, read_params
+from reg.provenance import write_provenance
 
 
 @click.group()
@@ -25,6 +26,16 @@ def check() -> None:
         fail(InputError(f"data.root = {root}: no such folder; correct it in params.yaml"))
     source = root or "bundled photographs and dead leaves"
     click.echo(f"params.yaml is valid. Profile {params.profile}, images from {source}.")
+
+
+@main.command()
+def provenance() -> None:
+    """Write reports/<profile>/provenance.json anew from the latest run of each stage."""
+    params = _params()
+    path = params.folder("reports", "provenance.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_provenance(params, path)
+    click.echo(str(path))
 
 
 @main.command()

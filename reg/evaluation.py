@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reg.checkpoints import State, finished_cell
 from reg.console import progress
@@ -203,9 +203,10 @@ def denoising_validation(
 
     def validate() -> dict[str, float]:
         measured: dict[str, list[Tensor]] = {}
-        with inference(precision):
+        device = device_of(denoiser)
+        with inference(precision, device):
             for problem, sigma in problems:
-                restored = denoiser(problem.y, problem.sigma_n)
+                restored = denoiser(problem.y.to(device), problem.sigma_n).cpu()
                 measured.setdefault(f"psnr{sigma}", []).append(psnr(restored, problem.truth))
         return {name: torch.cat(values).mean().item() for name, values in measured.items()}
 
@@ -215,15 +216,24 @@ def denoising_validation(
 Restore = Callable[[Problem], Tensor]
 
 
+def device_of(work: object) -> torch.device:
+    """Where the weights of a network are; the CPU for anything without weights."""
+    weights = work.parameters() if isinstance(work, nn.Module) else iter(())
+    return next((weight.device for weight in weights), torch.device("cpu"))
+
+
 def restoration_validation(
     restore: Restore, task: str, images: Mapping[str, Tensor], seed: int, precision: Precision
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the mean PSNR of `restore` for a task on fixed images."""
-    problems = [make_problem(task, batch, names, seed) for names, batch in batches(images)]
 
     def validate() -> dict[str, float]:
-        with inference(precision):
-            levels = [psnr(restore(problem), problem.truth) for problem in problems]
+        device = device_of(restore)
+        problems = [
+            make_problem(task, batch.to(device), names, seed) for names, batch in batches(images)
+        ]
+        with inference(precision, device):
+            levels = [psnr(restore(problem), problem.truth).cpu() for problem in problems]
         return {"psnr": torch.cat(levels).mean().item()}
 
     return validate

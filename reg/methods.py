@@ -192,6 +192,8 @@ METHODS: dict[str, Method] = {
     "tv": Method((), _total_variation, lambda task: {"weight": 0.005, "step": 1.0}),
 }
 
+# The settings in which the paper shows convergence.
+CONVERGENCE = ("deblur-k3-2.55", "sr-x2-2.55")
 # The ablation of the paper: ReG trained with D fixed or updated, ADMM with D original or updated.
 ABLATION = ("pnp-gd@updated", "pnp-gd@fixed", "pnp-admm@original", "pnp-admm@updated")
 

@@ -5,9 +5,17 @@ The top level holds the knobs that people sweep and `profile`, which names the e
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -33,6 +41,8 @@ def _check_task(name: str) -> str:
 
 
 def _check_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a task is listed twice; list it once")
     return tuple(map(_check_task, names))
 
 
@@ -115,6 +125,17 @@ class EvaluateRestoration(Section):
     keep_images: Tasks
     precision: Precision = "auto"
 
+    @model_validator(mode="after")
+    def _holds_what_the_claims_need(self) -> Self:
+        kinds = {parse_task(name).kind for name in self.tasks}
+        if not kinds >= {"deblur", "sr", "inpaint"} or "inpaint-20" not in self.tasks:
+            raise ValueError("tasks must hold a deblurring, a super-resolution and inpaint-20")
+        if not {"pnp-gd", "red", "pnp-admm"} <= set(self.methods):
+            raise ValueError("methods must hold pnp-gd, red and pnp-admm")
+        if "inpaint-20" not in self.keep_images or not set(self.keep_images) <= set(self.tasks):
+            raise ValueError("keep_images must hold inpaint-20, and only names from tasks")
+        return self
+
 
 class EvaluateConvergence(Section):
     """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images)."""
@@ -131,6 +152,12 @@ class Ablate(Section):
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
     precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _holds_what_the_claims_need(self) -> Self:
+        if not any(parse_task(name).kind == "deblur" for name in self.tasks):
+            raise ValueError("tasks must hold a deblurring")
+        return self
 
 
 class Diagnose(Section):
@@ -233,4 +260,5 @@ def _first_problem(error: ValidationError) -> str:
             return f"key {key} is missing; add it{more}"
         case _:
             message = first["msg"].removeprefix("Value error, ")
-            return f"{key} = {first['input']!r}: {message}{more}"
+            value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+            return f"{key}{value}: {message}{more}"

@@ -19,7 +19,10 @@ PACKAGES = ("torch", "numpy", "pandas", "scikit-image", "matplotlib", "lightning
 
 
 def account(params: Params, stage: str, seconds: float, peak_memory_mb: int) -> None:
-    """Record what a stage took, outside what DVC hashes, because it differs at every run."""
+    """Record what a stage took, outside what DVC hashes, because it differs at every run.
+
+    Of a stage that was interrupted and resumed it is the time of the last part.
+    """
     path = ACCOUNTS / params.profile / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"seconds": seconds, "peak_memory_mb": peak_memory_mb}) + "\n")
@@ -43,7 +46,9 @@ def write_provenance(params: Params, path: Path) -> None:
         "precision": resolve_precision("auto", "cuda" if torch.cuda.is_available() else "cpu"),
         "volatile": {
             "commit": _git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(_git("status", "--porcelain", "--", "reg", "stages")),
+            "uncommitted_changes": bool(
+                _git("status", "--porcelain", "--", "reg", "stages", "params.yaml", "dvc.yaml")
+            ),
             "python": platform.python_version(),
             "torch_build": torch.__version__,
             "machine": machine(),

@@ -25,6 +25,8 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
         output = work(params)
     except InputError as error:
         fail(error)
+    except FileNotFoundError as error:
+        fail(InputError(f"{error.filename}: no such file; run `dvc repro {name}`, which makes it"))
     # Since the process began, so that imports count.
     seconds = round(time.time() - psutil.Process().create_time(), 1)
     peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -140,6 +140,7 @@ def train(
                 if fabric.is_global_zero:
                     _save(folder, iteration, objective, optimiser, rows)
             shown.step(note)
+    objective.cpu()
     return pd.DataFrame(rows, columns=["iteration", "metric", "value"])
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images
 from reg.evaluation import Job, central_crops, evaluate, write_table
-from reg.methods import load_networks
+from reg.methods import CONVERGENCE, load_networks
 from reg.params import Params
 from reg.stage import run
 
-DEBLUR, SUPER_RESOLUTION = "deblur-k3-2.55", "sr-x2-2.55"
+DEBLUR, SUPER_RESOLUTION = CONVERGENCE
 
 
 def work(params: Params) -> Path:

@@ -8,12 +8,20 @@ import pandas as pd
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import measure_restoration, restoration_validation, write_table
-from reg.networks import initialise, load_regularizer
+from reg.networks import Denoiser, Regularizer, initialise, load_denoiser, load_regularizer
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
 from reg.training import no_log, seeded, train
 from reg.unrolled import Unrolled, UnrolledObjective, save_unrolled
+
+
+def new_regularizer(denoiser: Denoiser, params: Params) -> Regularizer:
+    """A regularizer of the denoiser's size and of train_reg's form, with random weights."""
+    size, reg = denoiser.network, params.active.train_reg
+    regularizer = Regularizer(size.channels, size.blocks, reg.form, reg.scale)
+    initialise(regularizer, seeded(params.seed))
+    return regularizer
 
 
 def work(params: Params, start: str) -> Path:
@@ -22,13 +30,15 @@ def work(params: Params, start: str) -> Path:
         params.active.finetune_unrolled,
         params.folder("data", "prepare", "manifest.csv"),
     )
-    weights = params.folder("models", "train_reg", "updated", "regularizer.safetensors")
     models, results = (
         params.folder(kind, "finetune_unrolled", start) for kind in ("models", "results")
     )
-    regularizer = load_regularizer(weights)
-    if start == "random":
-        initialise(regularizer, seeded(params.seed))
+    if start == "reg":
+        weights = params.folder("models", "train_reg", "updated", "regularizer.safetensors")
+        regularizer = load_regularizer(weights)
+    else:
+        weights = params.folder("models", "pretrain", "denoiser.safetensors")
+        regularizer = new_regularizer(load_denoiser(weights), params)
     unrolled = Unrolled(regularizer, recipe.steps, step=1.0, sigma=recipe.sigma / 255)
 
     validate = restoration_validation(

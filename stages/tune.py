@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 from reg.checkpoints import fingerprint, forget
-from reg.claims import CONVERGENCE_TASKS
 from reg.datasets import load_images
 from reg.evaluation import central_crops, write_table
-from reg.methods import ABLATION, canonical, load_networks
+from reg.methods import ABLATION, CONVERGENCE, canonical, load_networks
 from reg.params import Params
 from reg.stage import run
 from reg.tuning import tune
@@ -17,7 +16,7 @@ def pairs(params: Params) -> list[tuple[str, str]]:
     """Every (task, method) whose parameters a later stage needs, once."""
     restoration, ablation = params.active.evaluate_restoration, params.active.ablate
     wanted = [(task, method) for task in restoration.tasks for method in restoration.methods]
-    wanted += [(task, method) for task in CONVERGENCE_TASKS for method in ("pnp-gd", "pnp-admm")]
+    wanted += [(task, method) for task in CONVERGENCE for method in ("pnp-gd", "pnp-admm")]
     wanted += [(task, method) for task in ablation.tasks for method in ABLATION]
     return list(dict.fromkeys((task, canonical(method)) for task, method in wanted))
 

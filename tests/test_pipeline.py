@@ -34,7 +34,7 @@ def stages() -> set[str]:
 
 
 STAGES = stages()
-WITHOUT_LAMBDA = {"prepare", "pretrain", "train_reg@fixed"}
+WITHOUT_LAMBDA = {"prepare", "pretrain", "train_reg@fixed", "finetune_unrolled@random"}
 CHANNELS = (4, 4, 8, 8)  # those of the profile
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")
@@ -267,7 +267,7 @@ def test_a_second_reproduction_does_nothing_and_is_quick(first: Run) -> None:
     again = dvc(first.folder, "repro")
     assert again.unchanged == STAGES
     assert again.ran == set()
-    assert again.seconds < first.seconds / 4
+    assert again.seconds < 10  # 1.3 s on an idle machine
     assert "up to date" in dvc(first.folder, "status").output
 
 
@@ -331,7 +331,8 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     killed = python(folder, "-c", DYING, str(kept), f"stages.{name}", *arguments)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.glob(".checkpoints/*/*.pt"))) == kept
-    assert not any((folder / output).is_file() for output in outputs)
+    written = [file for output in outputs for file in (folder / output).rglob("*")]
+    assert not any(file.suffix in {".csv", ".json", ".safetensors"} for file in written)
     done = python(folder, "-m", f"stages.{name}", *arguments)
     assert done.returncode == 0, done.stderr
     assert name != "train_reg" or "resumed after iteration 10" in done.stdout
