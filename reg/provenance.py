@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def write_provenance(params: Params, path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _hashes(paths: Any) -> dict[str, str]:
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
     return {
         path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
     }
