@@ -1,52 +1,47 @@
-"""Speed of one iteration, as ratios within one run: `python -m benchmarks.iterations`.
+"""Speed and memory of one iteration, as ratios: `python -m benchmarks.iterations`.
 
-Times are medians over interleaved repetitions, so that a machine whose speed drifts slows both
-sides alike; `low` and `high` are the quartiles of the ratio. Writes
-reports/benchmarks/benchmarks.json, a list of rows name, ratio, low, high, target, machine.
+Adds its rows to reports/benchmarks/benchmarks.json (see `benchmarks.rows`).
 """
 
-import json
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
+from multiprocessing.connection import Connection
 
-import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+from benchmarks.rows import Row, ratios, row, save
+from reg.cpu import fuse, keep_freed_memory
 from reg.evaluation import trace
 from reg.iterations import noise_levels, pnp_admm, pnp_gd
 from reg.networks import Denoiser, Regularizer, for_inference, inference, initialise
 from reg.problems import Problem, make_problem
-from reg.provenance import machine
 from reg.training import seeded
 
-OUTPUT = Path("reports/benchmarks/benchmarks.json")
 SIDE = 256
 SMALL, FULL = ((16, 32, 64, 128), 2), ((64, 128, 256, 512), 4)
+Size = tuple[tuple[int, int, int, int], int]
 
 
-def ratios(a: Callable[[], object], b: Callable[[], object], repetitions: int) -> list[float]:
-    """Times of a over times of b, in turn, after one warm-up of each."""
-    a(), b()
-    found = []
-    for _ in range(repetitions):
-        times = []
-        for work in (a, b):
-            began = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - began)
-        found.append(times[0] / times[1])
-    return found
+def problem_of(side: int) -> Problem:
+    """One noise image, deblurred: what the pixels show does not matter for time."""
+    image = torch.rand(1, 3, side, side, generator=seeded(0))
+    return make_problem("deblur-k5-2.55", image, ["noise"], 0)
 
 
-def row(name: str, found: list[float], target: str) -> dict[str, object]:
-    """One line of the result; quartiles around the median."""
-    low, ratio, high = (round(float(q), 3) for q in np.quantile(found, (0.25, 0.5, 0.75)))
-    print(f"{name}: {ratio} [{low}, {high}], target {target}")
-    return {"name": name, "ratio": ratio, "low": low, "high": high, "target": target}
+def random_regularizer(size: Size) -> Regularizer:
+    regularizer = Regularizer(*size)
+    initialise(regularizer, seeded(1))
+    return regularizer
+
+
+def ours(size: Size) -> Regularizer:
+    """G as `reg.methods.load_networks` makes it ready."""
+    return fuse(for_inference(random_regularizer(size)))
 
 
 def iterate(make: Callable[[], object], count: int) -> Callable[[], None]:
@@ -71,6 +66,40 @@ def forward(network: Callable[[], Tensor], count: int) -> Callable[[], None]:
     return work
 
 
+# --- an iteration against a forward pass ---------------------------------------------------
+
+
+def overheads(problem: Problem) -> list[Row]:
+    """What an iteration, and measuring it, cost besides the network's forward pass."""
+    regularizer, image = ours(SMALL), problem.truth
+    denoiser = Denoiser(*SMALL)
+    initialise(denoiser, seeded(2))
+    denoiser = fuse(for_inference(denoiser))
+    rows = []
+    for name in ("plain", "adam", "spectral", "accelerated"):
+        gd = iterate(
+            lambda d=name: pnp_gd(problem, regularizer, sigma=0.01, step=0.5, descent=d), 10
+        )
+        found = ratios(gd, forward(lambda: regularizer(image), 10), 15)
+        rows.append(row(f"PnP-GD iteration ({name}) / forward of G, 1.06 M", found, "≤ 1.15"))
+    admm = iterate(
+        lambda: pnp_admm(problem, denoiser, sigma=0.01, levels=noise_levels(0.1, 0.1, 1)), 10
+    )
+    found = ratios(admm, forward(lambda: denoiser(image, 0.1), 10), 15)
+    rows.append(row("PnP-ADMM iteration / forward of D, 1.06 M", found, "≤ 1.2"))
+
+    found = ratios(
+        lambda: measured(problem, regularizer, 10),
+        iterate(lambda: pnp_gd(problem, regularizer, sigma=0.01, step=0.004, descent="adam"), 10),
+        15,
+    )
+    rows.append(row("PnP-GD measured at every iteration / not measured, 1.06 M", found, "≤ 1.05"))
+    return rows
+
+
+# --- a whole evaluation --------------------------------------------------------------------
+
+
 def official_way(problem: Problem, regularizer: Regularizer, count: int) -> None:
     """The published protocol: Adam in float32, PSNR and SSIM in numpy at every iteration."""
     x = problem.start.clone().requires_grad_(True)
@@ -86,55 +115,81 @@ def official_way(problem: Problem, regularizer: Regularizer, count: int) -> None
         optimiser.step()
 
 
-def our_way(problem: Problem, regularizer: Regularizer, count: int) -> None:
+def serve_official(connection: Connection, size: Size) -> None:
+    """Run `count` iterations the official way whenever asked; answer with the seconds.
+
+    In a process of its own, so that the allocator is as Python starts it.
+    """
+    problem, regularizer = problem_of(SIDE), random_regularizer(size).eval()
+    while count := connection.recv():
+        began = time.perf_counter()
+        official_way(problem, regularizer, count)
+        connection.send(time.perf_counter() - began)
+
+
+def measured(problem: Problem, regularizer: Regularizer, count: int) -> None:
     """The same iterations through `evaluation.trace`."""
     with inference("auto"):
         iterates = pnp_gd(problem, regularizer, sigma=0.01, step=0.004, descent="adam")
         trace(iterates, problem, count)
 
 
-def main() -> None:
-    """Measure all rows and write them."""
-    image = torch.rand(1, 3, SIDE, SIDE, generator=seeded(0))
-    problem = make_problem("deblur-k5-2.55", image, ["noise"], 0)
+def evaluations(problem: Problem) -> list[Row]:
+    """The official way against ours, per iteration, both sizes of the network."""
     rows = []
-
-    regularizer, denoiser = Regularizer(*SMALL), Denoiser(*SMALL)
-    initialise(regularizer, seeded(1))
-    initialise(denoiser, seeded(2))
-    for_inference(regularizer)
-    for_inference(denoiser)
-    for name, descent in (("plain", "plain"), ("Adam", "adam"), ("spectral", "spectral")):
-        gd = iterate(
-            lambda d=descent: pnp_gd(problem, regularizer, sigma=0.01, step=0.5, descent=d), 10
-        )
-        found = ratios(gd, forward(lambda: regularizer(image), 10), 15)
-        rows.append(row(f"PnP-GD iteration ({name}) / forward of G, 1.06 M", found, "≤ 1.15"))
-    admm = iterate(
-        lambda: pnp_admm(problem, denoiser, sigma=0.01, levels=noise_levels(0.1, 0.1, 1)), 10
-    )
-    found = ratios(admm, forward(lambda: denoiser(image, 0.1), 10), 15)
-    rows.append(row("PnP-ADMM iteration / forward of D, 1.06 M", found, "≤ 1.2"))
-
+    context = multiprocessing.get_context("spawn")
     for label, size, count, repetitions, target in (
-        ("1.06 M", SMALL, 10, 9, "≥ 8"),
+        ("1.06 M", SMALL, 20, 11, "≥ 8"),
         ("32.6 M", FULL, 2, 5, "≥ 2.8"),
     ):
-        contiguous, ours = Regularizer(*size).eval(), Regularizer(*size)
-        initialise(contiguous, seeded(1))
-        ours.load_state_dict(contiguous.state_dict())
-        for_inference(ours)
-        found = ratios(
-            lambda n=count, g=contiguous: official_way(problem, g, n),
-            lambda n=count, g=ours: our_way(problem, g, n),
-            repetitions,
-        )
-        rows.append(row(f"evaluation, official way / ours, {label}", found, target))
+        here, there = context.Pipe()
+        process = context.Process(target=serve_official, args=(there, size), daemon=True)
+        process.start()
+        regularizer = ours(size)
+        found = []
+        for _ in range(repetitions + 1):
+            here.send(count)
+            official = here.recv()
+            began = time.perf_counter()
+            measured(problem, regularizer, count)
+            found.append(official / (time.perf_counter() - began))
+        here.send(0)
+        process.join()
+        rows.append(row(f"evaluation, official way / ours, {label}", found[1:], target))
+    return rows
 
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    where = machine()
-    text = json.dumps([{**r, "machine": where} for r in rows], indent=2, ensure_ascii=False)
-    OUTPUT.write_text(text + "\n", encoding="utf-8")
+
+# --- memory --------------------------------------------------------------------------------
+
+
+def serve_memory(connection: Connection, count: int) -> None:
+    """The peak memory of a process that evaluates `count` iterations."""
+    keep_freed_memory()
+    measured(problem_of(SIDE), ours(SMALL), count)
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def peak_memory(count: int) -> int:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve_memory, args=(there, count), daemon=True)
+    process.start()
+    peak = int(here.recv())
+    process.join()
+    return peak
+
+
+def memory() -> Row:
+    """Peak memory of many iterations against few."""
+    found = [peak_memory(300) / peak_memory(10) for _ in range(3)]
+    return row("peak memory of 300 iterations / of 10", found, "≤ 1.02")
+
+
+def main() -> None:
+    """Measure all rows and write them."""
+    keep_freed_memory()
+    problem = problem_of(SIDE)
+    save([*overheads(problem), *evaluations(problem), memory()])
 
 
 if __name__ == "__main__":

@@ -9,10 +9,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from reg.errors import InputError
 
 CHECKPOINTS = Path(".checkpoints")
 CODE = Path(__file__).parent
@@ -30,14 +34,42 @@ def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write tensors and plain values so that a crash at any moment leaves no partial file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write tensors and plain values, whole or not at all; InputError if the disk is full."""
+    content = BytesIO()  # torch.save disguises a full disk as a fault of its own
+    torch.save(state, content)
+    write_whole(path, content.getbuffer())
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that a crash or a power cut leaves the old one or the new one.
+
+    Raises InputError if it cannot be written; no part of it stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise InputError(
+            f"{path.parent}: {path.name} cannot be written ({error.strerror}); mend that and run "
+            "the same command: finished work is kept"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_state(path: Path) -> State | None:

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from reg.errors import InputError
-from reg.methods import CONVERGENCE
+from reg.iterations import MOMENTUM
+from reg.methods import CONVERGENCE, EQUIVARIANT
 from reg.problems import parse_task, task_label
 from reg.statistics import PairedDifference, mean_over_tasks, paired_difference
 
@@ -27,15 +28,18 @@ TEXT_COLUMNS = ("task", "method", "image", "metric", "parameters", "name", "role
 # Methods in the order of every table and figure, with the names readers know them by.
 METHODS = {
     "start": "Degraded",
-    "pnp-gd": "PnP-ReG (GD)",
+    "pnp-gd": "PnP-GD (ReG)",
+    "pnp-gd-adam": "PnP-GD, Adam",
+    "pnp-gd-plain": "PnP-GD, plain step",
+    "pnp-gd-spectral": "PnP-GD, spectral step",
     "red": "RED",
     "pnp-admm": "PnP-ADMM",
-    "pnp-hqs": "PnP-HQS",
+    "pnp-hqs": "PnP-HQS (DPIR)",
     "pnp-pgd": "PnP-PGD",
     "gs-pnp": "GS-PnP",
     "tv": "TV",
-    "pnp-gd@updated": "PnP-ReG, D updated",
-    "pnp-gd@fixed": "PnP-ReG, D fixed",
+    "pnp-gd@updated": "PnP-GD, D updated",
+    "pnp-gd@fixed": "PnP-GD, D fixed",
     "pnp-admm@original": "PnP-ADMM, original D",
     "pnp-admm@updated": "PnP-ADMM, updated D",
     "unrolled-reg": "Unrolled, ReG start",
@@ -141,9 +145,20 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Known methods in declared order, then unknown ones by name."""
-    known = [m for m in METHODS if m in set(names)]
-    return known + sorted(set(names) - set(METHODS))
+    """Known methods in declared order, each before its ×8 variant, then unknown ones by name."""
+    order = list(METHODS)
+
+    def place(method: str) -> tuple[int, str]:
+        base = method.removesuffix(EQUIVARIANT)
+        return (order.index(base) if base in METHODS else len(order), method)
+
+    return sorted(set(names), key=place)
+
+
+def method_name(method: str) -> str:
+    """What readers call a method: `PnP-GD (ReG)`, with ×8 where it is made equivariant."""
+    base = method.removesuffix(EQUIVARIANT)
+    return METHODS.get(base, base) + ("" if base == method else " ×8")
 
 
 def tasks_in_order(names: Sequence[str]) -> list[str]:
@@ -537,8 +552,9 @@ CLAIMS = (
         f"squared step of the last {TAIL:.0%} of iterations is {MSD_RATIO:.0f} times below that "
         f"of the first {HEAD}; reproduced if every image converges in both settings over at least "
         f"{LONG_ENOUGH} iterations, not reproduced if fewer than half do in either, else "
-        "inconclusive. Measured with the gradient in the metric of the operator, "
-        "x ← x − (AᵀA + 1/μ)⁻¹(Aᵀ(Ax − y) + σ²G(x)), whose stationary points are the same",
+        "inconclusive. Measured with the gradient in the metric of the operator and Nesterov's "
+        "momentum, x ← v − (AᵀA + 1/μ)⁻¹(Aᵀ(Av − y) + σ²G(v)) at "
+        f"v = x + {MOMENTUM:g}(x − x_previous), whose stationary points are the same",
         ("evaluate_convergence",),
         judge_gd_convergence,
     ),

@@ -1,14 +1,25 @@
-"""What a stage shows: progress on a terminal, quiet lines in a log, one line for an error."""
+"""What a stage shows: progress on a terminal, quiet lines in a log, one line for an error.
+
+Of several processes that share a training, only the first one shows anything but errors.
+"""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
+import pandas as pd
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from reg.checkpoints import write_whole
 from reg.errors import InputError
+
+Row = dict[str, float]  # of a training log: iteration, metrics
 
 
 class Progress:
@@ -18,18 +29,19 @@ class Progress:
         self.title, self.total, self.done = title, total, done
         self.began, self.first = time.monotonic(), done
         self.tenth = 10 * done // max(total, 1)
+        self.note = ""
         self.bar = (
             tqdm(total=total, initial=done, desc=title, leave=False)
-            if sys.stderr.isatty()
+            if sys.stderr.isatty() and first_process()
             else None
         )
 
     def step(self, note: str = "") -> None:
         """One more step is done; `note` says what was last measured."""
         self.done += 1
+        self.note = note or self.note
         if self.bar is not None:
-            if note:
-                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update()
             return
         tenth = 10 * self.done // self.total
@@ -37,7 +49,7 @@ class Progress:
             self.tenth = tenth
             seconds = time.monotonic() - self.began
             left = seconds / (self.done - self.first) * (self.total - self.done)
-            say(f"  {self.title}: {self.done}/{self.total}  {note}  ({left:.0f} s left)")
+            say(f"  {self.title}: {self.done}/{self.total}  {self.note}  ({left:.0f} s left)")
 
     def close(self) -> None:
         """Remove the bar; what was found is said by `say`."""
@@ -55,10 +67,56 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
         shown.close()
 
 
+def first_process() -> bool:
+    """Whether this is the first, or only, one of the processes that share a training."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+@rank_zero_only
 def say(text: str) -> None:
     """Print a line at once, also when the output goes to a file."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+class LiveLog:
+    """A training log that can be read while it grows.
+
+    It is kept in the file `csv`, one row per validation and one column per metric, and followed
+    by DVCLive in `folder`, where that is installed. Either may be None.
+    """
+
+    def __init__(self, csv: Path | None, folder: Path | None) -> None:
+        self.csv, self.shown = csv, 0
+        self.live: Any = None
+        if folder is not None and find_spec("dvclive") is not None:
+            # Nothing but metrics in this folder: no experiment, dvc.yaml or report.
+            live = import_module("dvclive").Live
+            self.live = live(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None)
+
+    def show(self, rows: Sequence[Row], volatile: Mapping[str, float] | None = None) -> str:
+        """Bring the log up to these rows; the last one as a note for `Progress.step`.
+
+        `volatile` values differ between equal runs, so the file does not hold them.
+        """
+        if self.csv is not None and rows:
+            table = pd.DataFrame(rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+            write_whole(self.csv, table.encode())
+        latest = {**rows[-1], **(volatile or {})} if rows else {}
+        if self.live is not None and rows:
+            for row in [*rows[self.shown : -1], latest]:
+                self.live.step = int(row["iteration"])
+                for name, value in row.items():
+                    if name != "iteration":
+                        self.live.log_metric(name, value)
+            self.live.make_summary()
+            self.shown = len(rows)
+        # Bands of noise level, which have a space in their names, would be too long a line.
+        return "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in latest.items()
+            if name != "iteration" and " " not in name
+        )
 
 
 def fail(error: InputError) -> NoReturn:

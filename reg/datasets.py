@@ -4,23 +4,29 @@ The manifest is a CSV file with the columns name, role, source, path, width, hei
 `path` is absolute or relative to the manifest's folder, `sha256` is that of the file.
 """
 
+import errno
+import fcntl
 import hashlib
 import io
+import mmap
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import PIL
 import skimage
 from PIL import Image
 from torch import Tensor
 
-from reg.console import progress
+from reg.console import progress, say
 from reg.dead_leaves import dead_leaves
 from reg.errors import InputError
 from reg.images import Pixels, read_image, read_pixels, write_pixels
@@ -32,6 +38,19 @@ MEND = "run dvc repro -f prepare"
 
 # Image sizes that the factors 2, 3 and 4 of super-resolution divide.
 MULTIPLE = 12
+
+# One broken download among thousands should not cost a night, and no network notices it. More than
+# this says that something else is wrong; of fewer than a hundred images none is skipped, because
+# there each counts.
+SKIPPED_PER_CENT = 1
+
+# Where decoded training images are kept: in memory up to so many MB, else in a file in the folder.
+MEMORY_MB = 4096
+CACHE = Path("data/cache")
+
+# The cache is synced whenever so many bytes more are written: all that an interruption, be it of
+# the power, can lose.
+SYNCED_BYTES = 2**30
 
 SKIMAGE_DATA = Path(skimage.__file__).parent / "data"
 MATPLOTLIB_DATA = Path(matplotlib.get_data_path()) / "sample_data"
@@ -84,6 +103,30 @@ class Measured:
     file_sha256: str
 
 
+class MappedImages(list[Pixels]):
+    """Images whose decoded pixels lie one after the other in a file that is mapped into memory.
+
+    Each is a read-only view (H, W, 3). What is read stays in memory for as long as the system
+    has room.
+    """
+
+    def __init__(self, path: Path, heights: Sequence[int], widths: Sequence[int]) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._ends = np.cumsum([3 * h * w for h, w in zip(heights, widths, strict=True)])
+        flat = np.split(np.frombuffer(self._map, np.uint8), self._ends[:-1])
+        super().__init__(
+            pixels.reshape(h, w, 3) for pixels, h, w in zip(flat, heights, widths, strict=True)
+        )
+
+    def announce(self, k: int, top: int, bottom: int) -> None:
+        """Have the system begin to read rows top to bottom of image k; does not wait for it."""
+        row = self[k][0].nbytes
+        begin = int(self._ends[k]) - self[k].nbytes
+        first = (begin + top * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, first, begin + bottom * row - first)
+
+
 def prepare(
     output: Path,
     *,
@@ -102,7 +145,8 @@ def prepare(
     photographs: role -> names from PHOTOGRAPHS.
     folders: role -> folders under `root` whose images (directly in them) have that role; for
       validation also a number of images to hold back, evenly spread over the sorted training
-      files. Training reads them in place.
+      files. Training reads them in place. Those of the role train that cannot be read are
+      skipped, up to 1 % of them, and named in one line; the manifest holds only what is used.
     sizes: role -> side to which the shorter side is reduced (Lanczos, antialiased). Validation and
       test images are then cut to a central square; None leaves them at their size, less the right
       and bottom rows and columns beyond a multiple of 12, and training photographs untouched.
@@ -111,8 +155,8 @@ def prepare(
       discs of the least and greatest radius given; each takes its colours from one training image.
 
     Raises InputError, before anything is written, for unknown names and roles, folders that are
-    missing or empty, images that are unreadable or too small, and a photograph (by name or by
-    its decoded pixels) in two roles.
+    missing or empty, images that are unreadable (of the training images in folders: more than
+    1 %) or too small, and a photograph (by name or by its decoded pixels) in two roles.
     """
     _check_roles("photographs", photographs)
     _check_roles("folders", folders)
@@ -128,19 +172,21 @@ def prepare(
         )
     smallest = {"train": crop, **{role: sizes.get(role) or MULTIPLE for role in ROLES[1:]}}
     measured = _measure_all(sources, smallest)
-    _check_duplicates(sources, measured)
+    _check_duplicates(measured)
 
     output.mkdir(parents=True, exist_ok=True)
     rows = [
         _row_in_place(output, source, known)
         if source.in_place
         else _write_source(output, source, sizes.get(source.role))
-        for source, known in zip(sources, measured, strict=True)
+        for source, known in measured.items()
     ]
     rows += _write_dead_leaves(
-        output, sources, dead_leaves_count, dead_leaves_size, dead_leaves_radii, seed
+        output, list(measured), dead_leaves_count, dead_leaves_size, dead_leaves_radii, seed
     )
-    return _write_manifest(output / "manifest.csv", rows)
+    manifest = _write_manifest(output / "manifest.csv", rows)
+    _say_skipped(sources, measured)
+    return manifest
 
 
 def read_manifest(path: Path, role: str | None = None) -> pd.DataFrame:
@@ -149,6 +195,14 @@ def read_manifest(path: Path, role: str | None = None) -> pd.DataFrame:
     Raises InputError if the manifest is missing or malformed or a listed file is missing or has
     other bytes than when it was listed.
     """
+    table = _read_table(path, role)
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_check_listed, table["path"], table["sha256"]):
+            pass
+    return table
+
+
+def _read_table(path: Path, role: str | None) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8")
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
@@ -175,9 +229,6 @@ def read_manifest(path: Path, role: str | None = None) -> pd.DataFrame:
         if table.empty:
             raise InputError(f"{path} has no image with the role {role}: {MEND}")
     table["path"] = [str(path.parent / file) for file in table["path"]]
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(_check_listed, table["path"], table["sha256"]):
-            pass
     return table
 
 
@@ -190,11 +241,115 @@ def load_images(manifest: Path, role: str) -> dict[str, Tensor]:
     }
 
 
-def load_training_arrays(manifest: Path) -> list[Pixels]:
-    """Training images as uint8 arrays of shape (H, W, 3), in the manifest's order."""
-    table = read_manifest(manifest, "train")
+def load_training_arrays(
+    manifest: Path, memory_mb: int = MEMORY_MB, cache: Path = CACHE
+) -> list[Pixels]:
+    """Training images as uint8 arrays of shape (H, W, 3), in the manifest's order.
+
+    Each is decoded once. If all together take at most `memory_mb` (of 10^6 bytes, in each
+    process), they are kept in memory; else they are `MappedImages` in the folder `cache`. The
+    pixels are the same either way.
+
+    The cache's file is named by a hash of what decides its content: the listed images' bytes and
+    the code that decodes them. So stages, runs and processes share it; one process makes it while
+    the others wait, and goes on where one before was interrupted. It may be deleted at any time:
+    it is no output of a stage, and the next that needs it makes it again.
+
+    Raises InputError if the manifest or an image is not as `prepare` left it (an image in the
+    cache is not looked at again), or if the cache cannot be written; one that does not fit on the
+    disk is refused before the first image is decoded.
+    """
+    table = _read_table(manifest, "train")
+    if _sizes(table).sum() > memory_mb * 10**6:
+        return _map_cache(table, cache)
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(read_pixels, map(Path, table["path"])))
+        return list(pool.map(_read_listed, *_listed(table)))
+
+
+def _sizes(table: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Bytes of each image's pixels."""
+    pixels: npt.NDArray[np.int64] = (table["width"] * table["height"]).to_numpy(np.int64)
+    return 3 * pixels
+
+
+def _map_cache(table: pd.DataFrame, cache: Path) -> MappedImages:
+    path = cache / f"{_cache_key(table)}.pixels"
+    ends = _sizes(table).cumsum()
+    if not _is_whole(path, ends[-1]):
+        try:
+            _make_cache(path, table, ends)
+        except OSError as error:
+            raise InputError(
+                f"{path} ({ends[-1] / 1e9:.1f} GB) cannot be written ({error.strerror}): make "
+                "room, set data.cache to another folder or raise data.memory_mb"
+            ) from error
+    return MappedImages(path, table["height"].tolist(), table["width"].tolist())
+
+
+def _cache_key(table: pd.DataFrame) -> str:
+    decoder = PIL.__version__.encode() + Path(__file__).with_name("images.py").read_bytes()
+    listed = table[["sha256", "width", "height"]].to_csv(index=False).encode()
+    return hashlib.sha256(decoder + listed).hexdigest()[:16]
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _make_cache(path: Path, table: pd.DataFrame, ends: npt.NDArray[np.int64]) -> None:
+    """Write the pixels of all images one after the other; `ends` are the bytes where each ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_whole(path, ends[-1]):  # another process made it while this one waited
+            return
+        partial = path.with_suffix(".partial")
+        partial.touch()
+        _fill(partial, table, ends)
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def _fill(partial: Path, table: pd.DataFrame, ends: npt.NDArray[np.int64]) -> None:
+    written = partial.stat().st_size
+    if shutil.disk_usage(partial.parent).free < ends[-1] - written:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    begins = ends - _sizes(table)
+    # A block is synced before the next is begun, so all but the last that the file holds are safe.
+    blocks = begins // SYNCED_BYTES
+    last = blocks[np.searchsorted(begins, max(written, 1)) - 1]
+    say(f"  decoding {len(table)} training images once, into {partial.parent}")
+
+    def write(begin: int, file: str, sha256: str, height: int, width: int) -> None:
+        pixels = _read_listed(file, sha256, height, width)
+        with partial.open("r+b") as stream:
+            stream.seek(begin)
+            stream.write(np.ascontiguousarray(pixels).data)
+
+    with (
+        ThreadPoolExecutor() as pool,
+        partial.open("r+b") as stream,
+        progress("decoding", len(table), int((blocks < last).sum())) as shown,
+    ):
+        for block in np.unique(blocks[blocks >= last]):
+            inside = blocks == block
+            for _ in pool.map(write, begins[inside].tolist(), *_listed(table[inside])):
+                shown.step()
+            os.fsync(stream.fileno())
+
+
+def _listed(table: pd.DataFrame) -> tuple["pd.Series[Any]", ...]:
+    return table["path"], table["sha256"], table["height"], table["width"]
+
+
+def _read_listed(file: str, sha256: str, height: int, width: int) -> Pixels:
+    _check_listed(file, sha256)
+    pixels = read_pixels(Path(file))
+    if pixels.shape != (height, width, 3):
+        raise InputError(f"{file} is not {width}x{height} pixels, as the manifest says: {MEND}")
+    return pixels
 
 
 def _check_roles(key: str, mapping: Mapping[str, object]) -> None:
@@ -318,26 +473,53 @@ def _check_names(sources: Sequence[Source]) -> None:
         file_of[source.name] = source.file
 
 
-def _measure_all(sources: Sequence[Source], smallest: Mapping[str, int]) -> list[Measured]:
+def _measure_all(sources: Sequence[Source], smallest: Mapping[str, int]) -> dict[Source, Measured]:
+    """What is known of each source, less the unreadable training images that may be skipped."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda source: _measure(source, smallest[source.role]), sources))
+        results = list(pool.map(lambda source: _measure(source, smallest[source.role]), sources))
+    unreadable = [result for result in results if isinstance(result, InputError)]
+    skippable = sum(source.in_place for source in sources)
+    if 100 * len(unreadable) > SKIPPED_PER_CENT * skippable:
+        raise InputError(
+            f"{len(unreadable)} of {skippable} training images cannot be used, but at most "
+            f"{SKIPPED_PER_CENT} % may be skipped; the first: {unreadable[0]}"
+        )
+    return {
+        source: result
+        for source, result in zip(sources, results, strict=True)
+        if isinstance(result, Measured)
+    }
 
 
-def _measure(source: Source, smallest: int) -> Measured:
-    pixels = read_pixels(source.file)
+def _say_skipped(sources: Sequence[Source], measured: Mapping[Source, Measured]) -> None:
+    skipped = [str(source.file) for source in sources if source not in measured]
+    if skipped:
+        total = sum(source.in_place for source in sources)
+        say(f"  {len(skipped)} of {total} training images skipped: {', '.join(skipped)}")
+
+
+def _measure(source: Source, smallest: int) -> Measured | InputError:
+    """What decoding tells; for a training image read in place also why it cannot be decoded."""
+    try:
+        pixels = read_pixels(source.file)
+    except InputError as error:
+        if source.in_place:
+            return error
+        raise
     height, width = pixels.shape[:2]
     if min(width, height) < smallest:
         raise InputError(
             f"{source.file} has {width}x{height} pixels, but {source.role} images need "
             f"{smallest}x{smallest}: remove it or lower the size"
         )
-    digest = hashlib.sha256(f"{width}x{height}".encode() + pixels.tobytes())
+    digest = hashlib.sha256(f"{width}x{height}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
     return Measured(width, height, digest.hexdigest(), _sha256(source.file))
 
 
-def _check_duplicates(sources: Sequence[Source], measured: Sequence[Measured]) -> None:
+def _check_duplicates(measured: Mapping[Source, Measured]) -> None:
     first: dict[str, Source] = {}
-    for source, known in zip(sources, measured, strict=True):
+    for source, known in measured.items():
         twin = first.setdefault(known.pixels_sha256, source)
         if twin.role != source.role:
             raise InputError(

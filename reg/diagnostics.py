@@ -20,14 +20,15 @@ The result is one long table with the columns quantity, pair, image, at, sigma, 
 | norm_D | noisy, σ = σ₀ | ‖J_D‖₂; above 1, D expands |
 | norm_I-D | noisy, σ = σ₀ | ‖I − J_D‖₂; at most 1 where I − D is nonexpansive |
 | norm_2D-I | noisy, σ = σ₀ | ‖2J_D − I‖₂; at most 1 where D, and so I − D, is firmly nonexpansive |
-| curvature | task | the tuned c of PnP-GD's spectral step μ = 1/(σ²c) |
-| curvature_bound | task | L/2: the spectral step needs c > L/2 |
+| curvature | task | the tuned c of PnP-GD's step μ = 1/(σ²c) |
+| curvature_bound | task | what c must exceed: `iterations.curvature_bound`, 0.72 L |
 | plain_step_bound | task | 2/(‖A‖² + σ²L): the plain step needs μ below it |
 
-Both bounds are those of gradient descent on a function with an L-Lipschitz gradient (Nesterov,
-2004, section 2.1.5), here with L at the iterate. They suffice near it and are not necessary: the
-direction of the largest curvature of φ may be one that A sees well. Firm nonexpansiveness of D is
-what makes PnP-ADMM converge for every convex data term (Eckstein & Bertsekas, 1992).
+Both bounds are those of gradient descent, the first with momentum, on a function with an
+L-Lipschitz gradient (Nesterov, 2004, section 2.1.5), here with L at the iterate. They suffice near
+it and are not necessary: the direction of the largest curvature of φ may be one that A sees well.
+Firm nonexpansiveness of D is what makes PnP-ADMM converge for every convex data term (Eckstein &
+Bertsekas, 1992).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ from torch import Tensor
 
 from reg.console import progress
 from reg.evaluation import Row, batches
-from reg.iterations import DenoiserFunction, Gradient
+from reg.iterations import DenoiserFunction, Gradient, curvature_bound
 from reg.methods import Networks, Parameters, canonical, iterate
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
@@ -247,5 +248,5 @@ def of_step(
     A_norm = problem.operator.norm(*x.shape[-2:])
     yield "norm_G", task, sigma, 0.0, L
     yield "curvature", task, sigma, 0.0, torch.full_like(L, curvature)
-    yield "curvature_bound", task, sigma, 0.0, L / 2
+    yield "curvature_bound", task, sigma, 0.0, curvature_bound(L)
     yield "plain_step_bound", task, sigma, 0.0, 2 / (A_norm**2 + (sigma / 255) ** 2 * L)

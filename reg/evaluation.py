@@ -15,7 +15,7 @@ from reg.console import progress
 from reg.images import write_image
 from reg.methods import Networks, iterate
 from reg.metrics import mean_squared_difference, psnr, ssim
-from reg.networks import Denoiser, Precision, inference
+from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
 
 COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
@@ -44,14 +44,15 @@ def evaluate(
     key: str,
     pictures: Path,
     keep: Collection[str] = (),
-    every_iteration: bool = False,
+    tolerance: float | None = None,
 ) -> pd.DataFrame:
     """Run every job on every image; the long table of what was measured.
 
-    PSNR, SSIM and the oracle `psnr_best` of the last iterate; with `every_iteration` PSNR and
-    `msd` of all of them. Last iterates of the tasks in `keep` are written to
-    `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are kept in
-    `.checkpoints/<key>/`.
+    With a `tolerance` each image stops where it has settled (`settle`), and the last iterates are
+    measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and the oracle
+    `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last iterates of
+    the tasks in `keep` are written to `pictures`/<task>/<method>/<image>.png, the truth beside
+    them. Finished cells are kept in `.checkpoints/<key>/`.
     """
     parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
     rows: list[Row] = []
@@ -62,12 +63,14 @@ def evaluate(
             def compute(problem: Problem = problem, job: Job = job) -> State:
                 with inference(precision):
                     iterates = iterate(job.method, problem, networks, job.parameters)
+                    if tolerance is not None:
+                        iterates = settle(iterates, problem.start, tolerance)
                     curves, last = trace(iterates, problem, iterations)
                 return {**curves, "last": last}
 
             state = finished_cell(key, f"{job.task}_{job.method}_{names[0]}", compute)
             last, levels = state["last"], state["psnr"]
-            if every_iteration:
+            if tolerance is None:
                 curves = {"psnr": levels, "msd": state["msd"]}
                 rows += curve_rows(problem, job.method, names, curves)
                 rows += final_rows(
@@ -77,7 +80,9 @@ def evaluate(
                 measured = {
                     "psnr": levels[-1].tolist(),
                     "ssim": ssim(last, batch),
+                    "psnr_unclipped": psnr(last, batch, clip=False).tolist(),
                     "psnr_best": levels.amax(dim=0).tolist(),
+                    "iterations": iterations_taken(state["msd"]).tolist(),
                 }
                 rows += final_rows(problem, job.method, names, iterations, measured)
             if job.task in keep:
@@ -113,25 +118,51 @@ def measure_starts(
     return long_table(rows)
 
 
+def settle(iterates: Iterable[Tensor], start: Tensor, tolerance: float) -> Iterator[Tensor]:
+    """Hold each image from where ‖x − x_previous‖ ≤ tolerance·‖x‖; end when all are held.
+
+    An image that is no longer finite is held as well. Each image stops on its own, so that what
+    is found does not depend on which others were in its batch.
+    """
+    held = start
+    settled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for x in iterates:
+        x = torch.where(settled.view(-1, 1, 1, 1), held, x)
+        change = (x - held).flatten(1).norm(dim=1)
+        settled = settled | ~(change > tolerance * x.flatten(1).norm(dim=1))
+        held = x
+        yield x
+        if bool(settled.all()):
+            return
+
+
+def iterations_taken(differences: Tensor) -> Tensor:
+    """How many of the `msd` (iterations, N) of `trace` moved an image and left it finite: (N,)."""
+    return ((differences > 0) & differences.isfinite()).sum(dim=0)
+
+
 def trace(
     iterates: Iterable[Tensor], problem: Problem, iterations: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """PSNR and mean squared difference of the first iterates, per iteration and image.
 
-    Returns {"psnr": (iterations, N) in dB, "msd": (iterations, N)} and the last iterate. The
-    difference of the first iterate is to the start. An image whose iterate is no longer finite
-    has diverged: 0 dB and an infinite difference from there on, black in the last iterate.
+    Returns {"psnr": (iterations, N) in dB, "msd": (iterations, N)}, of fewer iterations where the
+    iterates end before, and the last iterate. The difference of the first iterate is to the start.
+    An image whose iterate is no longer finite has diverged: 0 dB and an infinite difference from
+    there on, black in the last iterate.
     """
-    levels, differences = [], []
+    # Set aside at once: a small tensor kept at each iteration would lie in the memory of an image
+    # that was freed, so that the next image needed new memory.
+    levels, differences = problem.truth.new_empty(2, iterations, len(problem.truth))
     diverged = torch.zeros(len(problem.truth), dtype=torch.bool, device=problem.truth.device)
-    last = problem.start
+    last, taken = problem.start, 0
     for x in islice(iterates, iterations):
         level, difference = psnr(x, problem.truth), mean_squared_difference(x, last)
         diverged = diverged | ~torch.isfinite(x.mean(dim=(1, 2, 3)) + difference)
-        levels.append(level.masked_fill(diverged, 0.0))
-        differences.append(difference.masked_fill(diverged, torch.inf))
-        last = x
-    curves = {"psnr": torch.stack(levels), "msd": torch.stack(differences)}
+        levels[taken] = level.masked_fill(diverged, 0.0)
+        differences[taken] = difference.masked_fill(diverged, torch.inf)
+        last, taken = x, taken + 1
+    curves = {"psnr": levels[:taken], "msd": differences[:taken]}
     return curves, last.masked_fill(diverged.view(-1, 1, 1, 1), 0.0)
 
 
@@ -192,7 +223,7 @@ def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, T
 
 
 def denoising_validation(
-    denoiser: Denoiser, images: Mapping[str, Tensor], seed: int, precision: Precision
+    denoiser: nn.Module, images: Mapping[str, Tensor], seed: int, precision: Precision
 ) -> Callable[[], dict[str, float]]:
     """A function that measures D's mean PSNR at σ 15, 25 and 50 on fixed noisy images."""
     problems = [

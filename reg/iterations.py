@@ -18,8 +18,18 @@ from reg.problems import Problem
 
 Gradient = Callable[[Tensor], Tensor]
 DenoiserFunction = Callable[[Tensor, float], Tensor]
+PotentialAndGradient = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Descent = Literal["plain", "adam", "spectral", "accelerated"]
-MOMENTUM = 0.8
+MOMENTUM = 0.8  # of the accelerated descent
+
+# Backtracking of GS-PnP: the decrease that a step must bring, and how often it may be halved.
+SUFFICIENT_DECREASE = 0.1
+HALVINGS = 20
+
+
+def data_term(problem: Problem, x: Tensor) -> Tensor:
+    """f(x) = ½‖Ax − y‖² of each image: (N,)."""
+    return 0.5 * (problem.operator.A(x) - problem.y).square().sum(dim=(1, 2, 3))
 
 
 def data_gradient(problem: Problem, x: Tensor) -> Tensor:
@@ -77,7 +87,8 @@ def descend(
       closed-form solve more, the stationary points are the same, and where AᵀA is large the
       step is that of Newton, so μ need only respect the regularizer: μ < 2/Lip(σ²G);
     - ``accelerated``: the spectral step at v = x + 0.8(x − x_previous), Nesterov's momentum with a
-      constant weight, which carries information into large holes in a tenth of the iterations.
+      constant weight, which carries information into large holes in a tenth of the iterations;
+      see `curvature_bound`.
     """
     if descent == "plain":
         return _plain(problem.start, gradient, step)
@@ -122,6 +133,17 @@ def _spectral(
         yield x
 
 
+def curvature_bound(lipschitz: Tensor) -> Tensor:
+    """What c must exceed for the accelerated step μ = 1/(σ²c) to be stable: L(1 + 2β)/(2(1 + β)).
+
+    L is the largest eigenvalue of G's Jacobian, β the momentum. Where A sees nothing, an error
+    component follows e ← (1 − h)(e + β(e − e_previous)) with h ≤ L/c; the roots of
+    λ² − (1 − h)((1 + β)λ − β) leave the unit circle at λ = −1, when h = 2(1 + β)/(1 + 2β).
+    β = 0 gives the bound L/2 of the spectral step.
+    """
+    return lipschitz * (1 + 2 * MOMENTUM) / (2 * (1 + MOMENTUM))
+
+
 # --- splitting methods ---------------------------------------------------------------------
 
 
@@ -156,7 +178,10 @@ def pnp_admm(
 def pnp_hqs(
     problem: Problem, denoiser: DenoiserFunction, *, sigma: float, levels: Iterator[float]
 ) -> Iterator[Tensor]:
-    """PnP-HQS: x = prox_{f/ρ}(z), z = D_s(x) with ρ = σ²/s² (DPIR: Zhang et al., 2022)."""
+    """PnP-HQS: x = prox_{f/ρ}(z), z = D_s(x) with ρ = σ²/s² (DPIR: Zhang et al., 2022).
+
+    It ends with `levels`: HQS is run along a falling schedule, not to a fixed point. Yields z.
+    """
     z = problem.start
     for s in levels:
         x = problem.operator.prox_l2(z, problem.y, (s / sigma) ** 2)
@@ -171,6 +196,45 @@ def pnp_pgd(
     x = problem.start
     while True:
         x = denoiser(x - step * data_gradient(problem, x), sigma)
+        yield x
+
+
+# --- a convergent method ---------------------------------------------------------------------
+
+
+def gs_pnp(
+    problem: Problem, potential: PotentialAndGradient, *, weight: float, sigma: float
+) -> Iterator[Tensor]:
+    """GS-PnP: x ← prox_{τf}(x − τw∇g_σ(x)) descends F(x) = f(x) + w·g_σ(x) at every step.
+
+    (Hurault, Leclaire & Papadakis, ICLR 2022.) τ begins at 1/w, where the inner step is the
+    gradient-step denoiser itself, and is halved, image by image, until
+    F(x) − F(x_new) ≥ (0.1/τ)‖x_new − x‖². An image that does not move, or for which 20 halvings
+    do not reach that, is stationary to the precision of the arithmetic: it stays as it is.
+
+    `potential` gives g_σ(x), (N,), and ∇g_σ(x).
+    """
+    x = problem.start
+    step = torch.full((len(x), 1, 1, 1), 1 / weight, dtype=x.dtype, device=x.device)
+    settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    value, slope = potential(x, sigma)
+    objective = data_term(problem, x) + weight * value
+    while True:
+        for _ in range(0 if settled.all() else HALVINGS):
+            candidate = problem.operator.prox_l2(x - step * weight * slope, problem.y, step)
+            value, new_slope = potential(candidate, sigma)
+            reached = data_term(problem, candidate) + weight * value
+            moved = (candidate - x).square().sum(dim=(1, 2, 3))
+            enough = objective - reached >= SUFFICIENT_DECREASE * moved / step.flatten()
+            if bool((enough | settled).all()):
+                break
+            step = torch.where((enough | settled).view(-1, 1, 1, 1), step, step / 2)
+        if not settled.all():
+            settled = settled | ~enough | (moved == 0)
+            still = settled.view(-1, 1, 1, 1)
+            x = torch.where(still, x, candidate)
+            slope = torch.where(still, slope, new_slope)
+            objective = torch.where(settled, objective, reached)
         yield x
 
 

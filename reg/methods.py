@@ -2,21 +2,31 @@
 
 A name may carry the networks it uses: `pnp-gd@fixed` is PnP-GD with the ReG that was trained
 with a fixed denoiser, `pnp-admm@updated` PnP-ADMM with the denoiser that ReG training updated.
-Without `@` a method uses what the paper compares: ReG `updated`, denoiser `original`.
+Without `@` a method uses what the paper compares: ReG `updated`, denoiser `original`. `+x8` at the
+end of a name makes the network dihedrally equivariant (`reg.equivariance`).
 
 Noise levels among the parameters are in /255.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
+from reg.cpu import fuse
+from reg.equivariance import equivariant
 from reg.errors import InputError
+from reg.gradient_step import load_gradient_step
 from reg.iterations import (
     DenoiserFunction,
+    Descent,
     Gradient,
+    PotentialAndGradient,
+    gs_pnp,
     noise_levels,
     pnp_admm,
     pnp_gd,
@@ -30,8 +40,18 @@ from reg.problems import Problem, Task, parse_task
 
 Parameters = Mapping[str, float]
 
-REGULARIZERS = ("updated", "fixed")
-DENOISERS = ("original", "updated", "fixed")
+Kind = Literal["none", "regularizers", "denoisers", "potentials"]
+
+# The arms of each kind of network, the usual one first.
+ARMS: dict[Kind, tuple[str, ...]] = {
+    "none": (),
+    "regularizers": ("updated", "fixed"),
+    "denoisers": ("original", "updated", "fixed"),
+    "potentials": ("gradient-step",),
+}
+EQUIVARIANT = "+x8"
+ADAM_STEP = {"deblur": 0.004, "sr": 0.002, "inpaint": 0.01, "denoise": 0.004}  # official rates
+HQS_ITERATIONS = 24  # DPIR runs 8 for deblurring and 24 for super-resolution
 
 
 @dataclass(frozen=True)
@@ -40,65 +60,93 @@ class Networks:
 
     denoisers: Mapping[str, DenoiserFunction] = field(default_factory=dict)
     regularizers: Mapping[str, Gradient] = field(default_factory=dict)
+    potentials: Mapping[str, PotentialAndGradient] = field(default_factory=dict)
 
 
 def load_networks(models: Path) -> Networks:
     """The networks below `models/<profile>`, ready for inference.
 
-    Denoisers: `original`, and those that ReG training left, by its arms; regularizers by arm.
+    Denoisers: `original`, and those that ReG training left, by its arms; regularizers by arm; the
+    gradient-step denoiser where it was trained.
     """
     arms = sorted(path.parent for path in models.glob("train_reg/*/regularizer.safetensors"))
     denoisers = {"original": load_denoiser(models / "pretrain" / "denoiser.safetensors")}
     denoisers |= {arm.name: load_denoiser(arm / "denoiser.safetensors") for arm in arms}
     regularizers = {arm.name: load_regularizer(arm / "regularizer.safetensors") for arm in arms}
+    gradient_step = models / "train_gs" / "denoiser.safetensors"
+    potentials = {}
+    if gradient_step.exists():
+        network = for_inference(load_gradient_step(gradient_step))
+        potentials["gradient-step"] = network.potential_and_gradient
     return Networks(
-        {name: for_inference(network) for name, network in denoisers.items()},
-        {name: for_inference(network) for name, network in regularizers.items()},
+        {name: fuse(for_inference(network)) for name, network in denoisers.items()},
+        {name: fuse(for_inference(network)) for name, network in regularizers.items()},
+        potentials,
     )
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is run, and where the tuning of its parameters begins."""
+    """How a method is run, and where the tuning of its parameters begins.
 
-    arms: tuple[str, ...]  # of the networks it may use, the usual one first; none without network
-    run: Callable[[Problem, Networks, str, Parameters], Iterator[Tensor]]
+    `run(problem, network, parameters)` gets the one network that the method uses.
+    """
+
+    kind: Kind
+    run: Callable[[Problem, Any, Parameters], Iterator[Tensor]]
     begin: Callable[[Task], dict[str, float]]
-
-    @property
-    def arm(self) -> str:
-        """The arm of a name without `@`."""
-        return self.arms[0] if self.arms else ""
 
 
 def iterate(
     method: str, problem: Problem, networks: Networks, parameters: Parameters
 ) -> Iterator[Tensor]:
-    """The iterates of a method by name; InputError if the name is unknown."""
-    known = method_named(method)
-    arm = method.partition("@")[2] or known.arm
-    trained = networks.regularizers if known.arms == REGULARIZERS else networks.denoisers
-    if known.arms and arm not in trained:
-        raise InputError(f"method '{method}': no network {arm}, must be of {', '.join(trained)}")
-    return known.run(problem, networks, arm, parameters)
+    """The iterates of a method by name; InputError if the name or its network is unknown."""
+    known, arm, turned = _parse(method)
+    if known.kind == "none":
+        return known.run(problem, None, parameters)
+    trained = getattr(networks, known.kind)
+    if arm not in trained:
+        raise InputError(
+            f"method '{method}': no network {arm}, must be of {', '.join(trained) or 'none'}; "
+            "run the stage that trains it"
+        )
+    network = equivariant(trained[arm]) if turned else trained[arm]
+    return known.run(problem, network, parameters)
 
 
 def canonical(method: str) -> str:
     """The name without `@arm` where that is the method's usual one: `pnp-gd@updated` → `pnp-gd`."""
-    kind, _, arm = method.partition("@")
-    return kind if arm == method_named(method).arm else method
+    known, arm, turned = _parse(method)
+    kind = method.removesuffix(EQUIVARIANT).partition("@")[0]
+    return kind + ("" if arm == _usual(known) else f"@{arm}") + (EQUIVARIANT if turned else "")
 
 
 def method_named(method: str) -> Method:
-    """The entry of METHODS for a name with or without its `@arm`; InputError if unknown."""
-    kind, _, arm = method.partition("@")
+    """The entry of METHODS for a name; InputError if it or its `@arm` or `+x8` is unknown."""
+    return _parse(method)[0]
+
+
+def _usual(method: Method) -> str:
+    return next(iter(ARMS[method.kind]), "")
+
+
+def _parse(name: str) -> tuple[Method, str, bool]:
+    """`kind@arm+x8` → the method, its arm, and whether the network is made equivariant."""
+    turned = name.endswith(EQUIVARIANT)
+    kind, _, arm = name.removesuffix(EQUIVARIANT).partition("@")
     if kind not in METHODS:
-        raise InputError(f"method '{method}': must be one of {', '.join(METHODS)}")
-    arms = METHODS[kind].arms
+        raise InputError(f"method '{name}': must be one of {', '.join(METHODS)}")
+    method = METHODS[kind]
+    arms = ARMS[method.kind]
     if arm and arm not in arms:
-        known = ", ".join(f"{kind}@{name}" for name in arms) or kind
-        raise InputError(f"method '{method}': must be one of {known}")
-    return METHODS[kind]
+        known = ", ".join(f"{kind}@{each}" for each in arms) or kind
+        raise InputError(f"method '{name}': must be one of {known}")
+    if turned and method.kind not in ("regularizers", "denoisers"):
+        raise InputError(
+            f"method '{name}': {kind} has no {EQUIVARIANT}, since nothing of it may change from "
+            f"one iteration to the next; write {kind}"
+        )
+    return method, arm or _usual(method), turned
 
 
 def _noise(task: Task) -> float:
@@ -107,26 +155,19 @@ def _noise(task: Task) -> float:
 
 
 def _pnp_gd(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+    problem: Problem, regularizer: Gradient, parameters: Parameters, descent: Descent
 ) -> Iterator[Tensor]:
     sigma = parameters["sigma"] / 255
-    return pnp_gd(
-        problem,
-        networks.regularizers[arm],
-        sigma=sigma,
-        step=1 / (sigma**2 * parameters["curvature"]),
-        descent="spectral",
-    )
+    step = parameters["step"] if "step" in parameters else 1 / (sigma**2 * parameters["curvature"])
+    return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent)
 
 
-def _red(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
-) -> Iterator[Tensor]:
+def _red(problem: Problem, denoiser: DenoiserFunction, parameters: Parameters) -> Iterator[Tensor]:
     # With this step the spectral descent is RED's fixed-point strategy (Romano et al., eq. 37).
     weight = parameters["weight"]
     return red_gd(
         problem,
-        networks.denoisers[arm],
+        denoiser,
         weight=weight,
         sigma=parameters["sigma"] / 255,
         step=1 / weight,
@@ -135,67 +176,102 @@ def _red(
 
 
 def _pnp_admm(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+    problem: Problem, denoiser: DenoiserFunction, parameters: Parameters
 ) -> Iterator[Tensor]:
     # `first` and `until`, where given, make s_k fall from `first` to `level` at that iteration.
     level = parameters["level"] / 255
     first = parameters.get("first", parameters["level"]) / 255
     return pnp_admm(
         problem,
-        networks.denoisers[arm],
+        denoiser,
         sigma=parameters["sigma"] / 255,
         levels=noise_levels(first, level, int(parameters.get("until", 1))),
     )
 
 
 def _pnp_hqs(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+    problem: Problem, denoiser: DenoiserFunction, parameters: Parameters
 ) -> Iterator[Tensor]:
-    # DPIR's schedule: s falls from 49/255 in equal ratios, here over 24 iterations.
+    # DPIR's schedule: s falls from 49/255 in equal ratios.
     return pnp_hqs(
         problem,
-        networks.denoisers[arm],
+        denoiser,
         sigma=parameters["sigma"] / 255,
-        levels=noise_levels(49 / 255, parameters["level"] / 255, 24),
+        levels=islice(
+            noise_levels(49 / 255, parameters["level"] / 255, HQS_ITERATIONS), HQS_ITERATIONS
+        ),
     )
 
 
 def _pnp_pgd(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+    problem: Problem, denoiser: DenoiserFunction, parameters: Parameters
 ) -> Iterator[Tensor]:
     return pnp_pgd(
         problem,
-        networks.denoisers[arm],
+        denoiser,
         sigma=parameters["sigma"] / 255,
         step=parameters["step"],
     )
 
 
-def _total_variation(
-    problem: Problem, networks: Networks, arm: str, parameters: Parameters
+def _gs_pnp(
+    problem: Problem, potential: PotentialAndGradient, parameters: Parameters
 ) -> Iterator[Tensor]:
+    sigma = parameters["sigma"] / 255
+    return gs_pnp(problem, potential, weight=parameters["weight"], sigma=sigma)
+
+
+def _total_variation(problem: Problem, network: None, parameters: Parameters) -> Iterator[Tensor]:
     return total_variation(problem, weight=parameters["weight"], step=parameters["step"])
 
 
+def _gd(descent: Descent, begin: Callable[[Task], dict[str, float]]) -> Method:
+    return Method("regularizers", partial(_pnp_gd, descent=descent), begin)
+
+
+# `pnp-gd` is the method; the other three follow the same gradient to the same fixed points by
+# other schedules, that of the paper's equation and that of the official code among them.
 METHODS: dict[str, Method] = {
-    "pnp-gd": Method(
-        REGULARIZERS, _pnp_gd, lambda task: {"sigma": _noise(task), "curvature": 400.0}
-    ),
+    "pnp-gd": _gd("accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
+    "pnp-gd-spectral": _gd("spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
+    "pnp-gd-adam": _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
+    "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "step": 1.0}),
     "red": Method(
-        DENOISERS,
+        "denoisers",
         _red,
         lambda task: {"weight": 0.01, "sigma": 10.0 if task.sigma_n else 20.0},
     ),
-    "pnp-admm": Method(DENOISERS, _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
-    "pnp-hqs": Method(DENOISERS, _pnp_hqs, lambda task: {"sigma": _noise(task), "level": 5.0}),
-    "pnp-pgd": Method(DENOISERS, _pnp_pgd, lambda task: {"sigma": 5.0, "step": 1.0}),
-    "tv": Method((), _total_variation, lambda task: {"weight": 0.005, "step": 1.0}),
+    "pnp-admm": Method("denoisers", _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
+    "pnp-hqs": Method("denoisers", _pnp_hqs, lambda task: {"sigma": _noise(task), "level": 5.0}),
+    "pnp-pgd": Method("denoisers", _pnp_pgd, lambda task: {"sigma": 5.0, "step": 1.0}),
+    "gs-pnp": Method(
+        "potentials",
+        _gs_pnp,
+        lambda task: {"weight": 0.01, "sigma": 10.0 if task.sigma_n else 20.0},
+    ),
+    "tv": Method("none", _total_variation, lambda task: {"weight": 0.005, "step": 1.0}),
 }
 
 # The settings in which the paper shows convergence.
 CONVERGENCE = ("deblur-k3-2.55", "sr-x2-2.55")
 # The ablation of the paper: ReG trained with D fixed or updated, ADMM with D original or updated.
 ABLATION = ("pnp-gd@updated", "pnp-gd@fixed", "pnp-admm@original", "pnp-admm@updated")
+
+
+def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
+    """Parameters of the four schedules of PnP-GD for one task, with the σ and c tuned for `pnp-gd`.
+
+    Adam takes the official rate of the task. Since c exceeds 0.72 L where `pnp-gd` is stable, the
+    plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, stays below its bound 2/(‖A‖² + σ²L).
+    """
+    sigma = {"sigma": tuned["sigma"]}
+    step = 1.4 / (1 + (tuned["sigma"] / 255) ** 2 * tuned["curvature"])
+    return {
+        "pnp-gd-adam": {**sigma, "step": ADAM_STEP[parse_task(task).kind]},
+        "pnp-gd-plain": {**sigma, "step": step},
+        "pnp-gd-spectral": dict(tuned),
+        "pnp-gd": dict(tuned),
+    }
 
 
 def begin(method: str, task: str) -> dict[str, float]:

@@ -5,9 +5,12 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 
-def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """10·log₁₀(1/MSE) in dB of x clipped to [0,1], RGB, no border: (N,3,H,W) → (N,)."""
-    error = (x.clamp(0, 1) - truth).square().mean(dim=(1, 2, 3))
+def psnr(x: Tensor, truth: Tensor, clip: bool = True) -> Tensor:
+    """10·log₁₀(1/MSE) in dB of x clipped to [0,1], RGB, no border: (N,3,H,W) → (N,).
+
+    The official code measures without clipping; `clip=False` does so.
+    """
+    error = ((x.clamp(0, 1) if clip else x) - truth).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error.clamp_min(1e-12))
 
 

@@ -1,5 +1,6 @@
 """Bias-free DRUNet, and the two networks built on it: the denoiser D and the regularizer G."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,9 @@ class DRUNet(nn.Module):
     multiple of 8 and the output cropped. Without biases the map is positively homogeneous:
     N(t·x) = t·N(x) for t > 0. Module names are those of the published weight files.
 
-    Under autocast the first and the last convolution stay in float32: they touch the image
-    itself, where the 8 bits of bfloat16 would add an error comparable to a noise of 0.3/255.
+    Under autocast the first and the last convolution and the skip between them stay in float32:
+    they carry the image itself, where the 8 bits of bfloat16 would add an error comparable to a
+    noise of 0.3/255.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class DRUNet(nn.Module):
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         with torch.autocast(x.device.type, enabled=False):
             x1 = self.m_head(x)
-        x2 = self.m_down1(x1)
+        half = torch.is_autocast_enabled(x.device.type)
+        inner = x1.to(torch.get_autocast_dtype(x.device.type)) if half else x1
+        x2 = self.m_down1(inner)
         x3 = self.m_down2(x2)
         x4 = self.m_down3(x3)
         x = self.m_up3(self.m_body(x4) + x4)
@@ -105,10 +109,14 @@ class Denoiser(nn.Module):
         self.network = DRUNet(4, channels, blocks)
 
     def forward(self, z: Tensor, sigma: float | Tensor) -> Tensor:
-        level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).reshape(-1, 1, 1, 1)
-        level = level.expand(z.shape[0], 1, *z.shape[-2:])
-        out: Tensor = self.network(torch.cat([z, level], dim=1))
+        out: Tensor = self.network(torch.cat([z, noise_level_map(z, sigma)], dim=1))
         return out
+
+
+def noise_level_map(z: Tensor, sigma: float | Tensor) -> Tensor:
+    """The constant fourth channel of D's input: (N,1,H,W) filled with σ, one value per image."""
+    level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).reshape(-1, 1, 1, 1)
+    return level.expand(z.shape[0], 1, *z.shape[-2:])
 
 
 class Regularizer(nn.Module):
@@ -271,6 +279,38 @@ def load_regularizer(path: Path) -> Regularizer:
     regularizer = Regularizer(about["channels"], about["blocks"], about["form"], about["scale"])
     fill(regularizer.network, tensors, path)
     return regularizer
+
+
+def given_weights(folder: Path, *names: str) -> list[Path]:
+    """The files `names` of a folder whose weights replace a training; [] if it holds nothing.
+
+    Raises InputError if it holds some of them, or anything else: a file that is overlooked would
+    cost a training.
+    """
+    present = {path.name for path in folder.glob("[!.]*")}
+    if not present:
+        return []
+    for name in sorted(present - set(names)):
+        raise InputError(
+            f"{folder / name}: only {' and '.join(names)} can lie here; "
+            "`reg weights import` makes them of official files"
+        )
+    for name in names:
+        if name not in present:
+            raise InputError(
+                f"{folder / name}: no such file, but {', '.join(sorted(present))} is there; "
+                "add it, or remove the other to train both"
+            )
+    return [folder / name for name in names]
+
+
+def imported_from(path: Path) -> dict[str, Any]:
+    """What imported weights record instead of a training: the file, its hash, its own record."""
+    return {
+        "imported": path.as_posix(),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "training": read_metadata(path).get("training", {}),
+    }
 
 
 # --- precision -----------------------------------------------------------------------------

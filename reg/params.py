@@ -19,6 +19,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from reg.datasets import CACHE, MEMORY_MB
 from reg.errors import InputError
 from reg.methods import method_named
 from reg.networks import Form, Precision
@@ -57,9 +58,15 @@ Methods = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_
 
 
 class Data(Section):
-    """Where images come from: `root` = "" takes the bundled photographs."""
+    """Where images come from: `root` = "" takes the bundled photographs.
+
+    Decoded training images that take more than `memory_mb` (of 10^6 bytes) lie in a file in the
+    folder `cache`. Neither decides any result, so no stage depends on them.
+    """
 
     root: str = ""
+    memory_mb: int = Field(default=MEMORY_MB, ge=0)
+    cache: Path = CACHE
 
 
 class DeadLeaves(Section):
@@ -91,7 +98,10 @@ class Prepare(Section):
 
 
 class Pretrain(Recipe):
-    """Stage `pretrain`; with `weights`, that file is imported and nothing is trained."""
+    """Stage `pretrain`; with `weights`, that file is imported and nothing is trained.
+
+    Without, a file in weights/<profile>/pretrain is.
+    """
 
     weights: str = ""
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
@@ -99,7 +109,7 @@ class Pretrain(Recipe):
 
 
 class TrainReg(Recipe):
-    """Stage `train_reg`."""
+    """Stage `train_reg`; D and G in weights/<profile>/train_reg replace the arm `updated`."""
 
     lambda_: float = Field(alias="lambda", ge=0)
     form: Form
@@ -107,11 +117,19 @@ class TrainReg(Recipe):
     start: Literal["random", "denoiser"]
 
 
+class TrainGs(Recipe):
+    """Stage `train_gs`: the gradient-step denoiser, from the weights of `pretrain`."""
+
+
 class Tune(Section):
-    """Stage `tune`: `trials` per method and task, each of `iterations` on `crop`² pixels."""
+    """Stage `tune`: `trials` per method and task, each of `iterations` on `crop`² pixels.
+
+    An image stops before where its relative change falls to `tolerance`.
+    """
 
     trials: int = Field(ge=1)
     iterations: int = Field(ge=1)
+    tolerance: float = Field(ge=0)
     crop: int = Field(ge=32, multiple_of=12)
     precision: Precision = "auto"
 
@@ -122,6 +140,7 @@ class EvaluateRestoration(Section):
     tasks: Tasks
     methods: Methods
     iterations: int = Field(ge=1)
+    tolerance: float = Field(ge=0)
     keep_images: Tasks
     precision: Precision = "auto"
 
@@ -141,6 +160,19 @@ class EvaluateConvergence(Section):
     """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images)."""
 
     iterations: int = Field(ge=1)
+    crop: int | None = Field(ge=48, multiple_of=12)
+    precision: Precision = "auto"
+
+
+class Accelerate(Section):
+    """Stage `accelerate`, on central crops of `crop`² pixels (null: whole images).
+
+    Adam and the plain step run for `iterations`, the spectral schedules for `short`.
+    """
+
+    tasks: Tasks
+    iterations: int = Field(ge=1)
+    short: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
     precision: Precision = "auto"
 
@@ -185,9 +217,11 @@ class Profile(Section):
     prepare: Prepare
     pretrain: Pretrain
     train_reg: TrainReg
+    train_gs: TrainGs
     tune: Tune
     evaluate_restoration: EvaluateRestoration
     evaluate_convergence: EvaluateConvergence
+    accelerate: Accelerate
     ablate: Ablate
     diagnose: Diagnose
     finetune_unrolled: FinetuneUnrolled
@@ -211,7 +245,9 @@ class Params(Section):
         train_reg = chosen.train_reg.model_copy(update={"lambda_": self.lambda_})
         return chosen.model_copy(update={"train_reg": train_reg})
 
-    def folder(self, kind: Literal["data", "models", "results", "reports"], *parts: str) -> Path:
+    def folder(
+        self, kind: Literal["data", "models", "results", "reports", "weights"], *parts: str
+    ) -> Path:
         """`<kind>/<profile>/<parts>`: where a stage of this profile reads or writes."""
         return Path(kind, self.profile, *parts)
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from reg.datasets import MappedImages
 from reg.errors import InputError
 from reg.images import Pixels
 
@@ -18,13 +19,17 @@ AREA_OF_ONE_VISIT = 256 * 256
 ORDER_STREAM, CROP_STREAM = 0, 1
 
 
+Indices = npt.NDArray[np.intp]
+
+
 class Patches:
     """Batches of augmented crops, each a pure function of (seed, iteration).
 
     An epoch visits image k exactly max(1, round(area_k / 256^2)) times, in an order drawn from
     (seed, epoch); position and one of the 8 flips and rotations are uniform, drawn from
-    (seed, iteration). Nothing is remembered from one batch to the next, so resuming at any
-    iteration costs nothing and continues exactly.
+    (seed, iteration). No batch depends on one before, so a run that enters at any iteration gets
+    the crops of one that never stopped, at no cost but drawing the order of that epoch. While a
+    batch is used, the system reads from disk what the next one needs of `MappedImages`.
     """
 
     def __init__(self, images: Sequence[Pixels], size: int, batch: int, seed: int) -> None:
@@ -49,7 +54,7 @@ class Patches:
         visits = np.maximum(1, np.rint(shapes.prod(axis=1) / AREA_OF_ONE_VISIT)).astype(int)
         self._entries = np.repeat(np.arange(len(images)), visits)
         self._margins = shapes - size + 1
-        self._last_order = (-1, self._entries)
+        self._orders: dict[int, Indices] = {}
 
     @property
     def samples_per_epoch(self) -> int:
@@ -58,27 +63,40 @@ class Patches:
 
     def batch(self, iteration: int) -> Tensor:
         """Crops of one iteration: (batch, 3, size, size), float32 in [0, 1], channels last."""
-        chosen = self.visited(iteration)
-        generator = _generator(self.seed, CROP_STREAM, iteration)
-        corners = generator.integers(self._margins[chosen])
-        symmetries = generator.integers(8, size=self.batch_size)
+        chosen, corners, symmetries = self._draw(iteration)
         crops = np.empty((self.batch_size, self.size, self.size, 3), dtype=np.uint8)
         for b, (k, (y, x), symmetry) in enumerate(zip(chosen, corners, symmetries, strict=True)):
             crop = self.images[k][y : y + self.size, x : x + self.size]
             crops[b] = dihedral(crop, int(symmetry))
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+        if isinstance(self.images, MappedImages):
+            chosen, corners, _ = self._draw(iteration + 1)
+            for k, y in zip(chosen.tolist(), corners[:, 0].tolist(), strict=True):
+                self.images.announce(k, y, y + self.size)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255)
 
-    def visited(self, iteration: int) -> npt.NDArray[np.intp]:
+    def visited(self, iteration: int) -> Indices:
         """Indices of the images from which the crops of one iteration come, shape (batch,)."""
         samples = range(iteration * self.batch_size, (iteration + 1) * self.batch_size)
         n = self.samples_per_epoch
         return np.array([self._order(sample // n)[sample % n] for sample in samples])
 
-    def _order(self, epoch: int) -> npt.NDArray[np.intp]:
-        if self._last_order[0] != epoch:
-            order = _generator(self.seed, ORDER_STREAM, epoch).permutation(self._entries)
-            self._last_order = (epoch, order)
-        return self._last_order[1]
+    def _draw(self, iteration: int) -> tuple[Indices, Indices, Indices]:
+        """Image, upper left corner (row, column) and symmetry of each crop of one iteration."""
+        chosen = self.visited(iteration)
+        generator = _generator(self.seed, CROP_STREAM, iteration)
+        return (
+            chosen,
+            generator.integers(self._margins[chosen]),
+            generator.integers(8, size=self.batch_size),
+        )
+
+    def _order(self, epoch: int) -> Indices:
+        if epoch not in self._orders:
+            # Two, because a batch may begin in one epoch and end in the next.
+            self._orders = dict([*self._orders.items()][-1:])
+            generator = _generator(self.seed, ORDER_STREAM, epoch)
+            self._orders[epoch] = generator.permutation(self._entries)
+        return self._orders[epoch]
 
 
 def dihedral(crop: Pixels, symmetry: int) -> Pixels:

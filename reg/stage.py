@@ -1,16 +1,26 @@
 """What every stage does around its work: read the parameters, say what happens, account for it."""
 
+import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from torch import Tensor
 
+from reg.checkpoints import fingerprint
 from reg.console import fail, say
+from reg.cpu import keep_freed_memory
+from reg.datasets import load_images
 from reg.errors import InputError
+from reg.evaluation import Job
+from reg.methods import Networks, canonical, load_networks
 from reg.params import Params, read_params
 from reg.provenance import account
+
+TRAINED = ("pretrain", "train_reg", "train_gs")
 
 
 def run(name: str, work: Callable[[Params], Path]) -> None:
@@ -19,6 +29,7 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
     An `InputError` ends it with one line and status 2. Time and peak memory are kept by
     `provenance.account`.
     """
+    keep_freed_memory()
     try:
         params = read_params()
         say(f"[{name}] profile {params.profile}")
@@ -32,3 +43,31 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
     peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     account(params, name, seconds, peak_memory_mb)
     say(f"[{name}] done in {seconds} s, peak memory {peak_memory_mb} MB: {output}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage that runs methods reads, and the key of its unfinished work."""
+
+    images: dict[str, Tensor]
+    networks: Networks
+    tuned: dict[str, dict[str, dict[str, float]]]
+    key: str
+
+    def job(self, task: str, method: str, **changed: float) -> Job:
+        """A method for a task with the parameters that `tune` chose, some of them changed."""
+        return Job(task, method, {**self.tuned[task][canonical(method)], **changed})
+
+
+def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:
+    """The images of a role, every trained network, and the parameters chosen by `tune`."""
+    models, manifest = params.folder("models"), params.folder("data", "prepare", "manifest.csv")
+    chosen = [params.folder("results", "tune", "chosen.json")] if tuned else []
+    weights = [path for name in TRAINED for path in sorted(models.glob(f"{name}/**/*.safetensors"))]
+    section = getattr(params.active, stage).model_dump()
+    return Inputs(
+        load_images(manifest, role),
+        load_networks(models),
+        json.loads(chosen[0].read_text()) if tuned else {},
+        fingerprint(stage, params.seed, section, files=[manifest, *chosen, *weights]),
+    )

@@ -1,20 +1,30 @@
-"""One loop for every training, with exact resume."""
+"""One loop for every training: any number of devices, exact resume."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.wrappers import _FabricModule
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from reg.checkpoints import CHECKPOINTS, load_state, save_state
-from reg.console import progress, say
+from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
+from reg.console import LiveLog, Row, first_process, progress, say
 from reg.errors import InputError
 from reg.networks import Precision, resolve_precision
 from reg.patches import Patches
@@ -26,10 +36,23 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 Validation = Callable[[], Mapping[str, float]]
+Sums = dict[str, Tensor]  # by term, in float64: numerator and denominator of its mean
 
 
 class Recipe(BaseModel):
-    """How long, on what and how fast a network is trained."""
+    """How long, on what and how fast a network is trained, and on which devices.
+
+    `batch` crops make an iteration, however many devices share them; `micro_batch` is how many
+    of its share a device takes at once (null: all), which bounds memory and changes nothing else.
+    `devices` (per node) and `nodes` count where this process starts the others; under torchrun or
+    srun these say how many there are. How a training is spread over the hardware does not decide
+    its result, so these fields and `compile` are no part of what is dumped: a checkpoint of one
+    device is resumed by eight.
+
+    With `ema` = d > 0 the result is the exponential moving average of the weights,
+    w̄ ← dₖw̄ + (1−dₖ)w with dₖ = min(d, (1+k)/(10+k)) at iteration k: the ramp lets the average
+    forget its start.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -41,8 +64,13 @@ class Recipe(BaseModel):
     halve_every: int = Field(default=100_000, gt=0)
     warmup: int = Field(default=0, ge=0)
     clip_gradient: float | None = Field(default=None, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     validate_every: int = Field(gt=0)
     precision: Precision = "auto"
+    micro_batch: PositiveInt | None = Field(default=None, exclude=True)
+    devices: PositiveInt | Literal["auto"] = Field(default="auto", exclude=True)
+    nodes: PositiveInt = Field(default=1, exclude=True)
+    compile: bool = Field(default=False, exclude=True)
 
     def rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 1."""
@@ -56,11 +84,68 @@ class Recipe(BaseModel):
             * (1 + math.cos(math.pi * (iteration - 1) / self.iterations))
         )
 
+    def decay(self, iteration: int) -> float:
+        """The decay dₖ of the average of weights at an iteration, counted from 1."""
+        return min(self.ema, (1 + iteration) / (10 + iteration))
+
 
 def seeded(*entropy: int) -> torch.Generator:
     """A generator that is a pure function of the given integers."""
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+@dataclass
+class Record:
+    """What a run has counted so far: plain values, part of its checkpoints."""
+
+    iteration: int = 0
+    skipped: int = 0  # iterations in a row, up to this one
+    sums: Sums = field(default_factory=dict)  # since the last validation
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """A training under way."""
+
+    recipe: Recipe
+    title: str
+    seed: int
+    fabric: Fabric
+    objective: nn.Module
+    model: _FabricModule  # the objective as it runs on this device
+    optimiser: torch.optim.Optimizer
+    weights: list[Tensor]  # those that are trained
+    average: list[Tensor]  # empty without `ema`
+    record: Record = field(default_factory=Record)
+
+
+def launch(recipe: Recipe) -> Fabric:
+    """Fabric on the recipe's devices, or as torchrun or srun started this process.
+
+    Raises InputError if the devices are not there or the launcher's settings contradict.
+    """
+    precision = resolve_precision(recipe.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    devices: int | str = recipe.devices
+    nodes = recipe.nodes
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif SLURMEnvironment.detect():
+        devices = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    try:
+        fabric = Fabric(
+            devices=devices,
+            num_nodes=nodes,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"devices = {devices}, nodes = {nodes}: {reason}") from None
+    fabric.launch()
+    return fabric
 
 
 def train(
@@ -72,112 +157,280 @@ def train(
     seed: int,
     checkpoint: str,
     validate: Validation = dict,
+    log: Path | None = None,
+    measure_start: bool = False,
 ) -> pd.DataFrame:
     """Minimise `objective` by Adam over crops of `patches`; returns the log.
 
-    Every random draw is a function of (seed, iteration), so the state of a run is its weights,
-    Adam's moments and the log: checkpoints in `.checkpoints/<checkpoint>/` resume it exactly.
-    The caller removes them by `checkpoints.forget` once the results are written.
+    Every crop has its own generator, a function of (seed, iteration, place in the batch), so the
+    state of a run is its weights, their average, Adam's moments and what was counted. Checkpoints
+    in `.checkpoints/<checkpoint>/` resume it exactly; the caller removes them by
+    `checkpoints.forget` once the results are written. They are written after each validation, and
+    when SIGINT or SIGTERM ends the run, which it does by SystemExit after the iteration at hand.
 
-    The log has the columns iteration, metric, value: the objective's terms averaged since the
-    last validation, and what `validate` returns. Raises InputError if the loss or the gradients
-    are not finite 20 times in a row; single such steps are skipped and said.
+    The log has one row per validation: iteration, means of the objective's terms since the last
+    one, what `validate` returns, learning rate. The file `log` always holds the rows so far; with
+    `measure_start` the first is what `validate` returns before training, as iteration 0.
+
+    On several devices each takes an equal share of every batch. The process of the first one
+    validates, writes and returns, the others end here by SystemExit.
+
+    Raises InputError if devices are missing or cannot share a batch evenly, a checkpoint cannot
+    be written, or the loss or its gradient is not finite 20 times in a row; single such steps are
+    skipped and said.
     """
-    precision = resolve_precision(recipe.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    fabric = Fabric(precision="bf16-mixed" if precision == "bf16" else "32-true")
-    fabric.launch()
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainable = [weight for weight in objective.parameters() if weight.requires_grad]
-    optimiser = torch.optim.Adam(trainable, lr=recipe.learning_rate, fused=True)
-    model, optimiser = fabric.setup(objective, optimiser)
-
     folder = CHECKPOINTS / checkpoint
-    done, rows = _resume(folder, objective, optimiser)
-    if done:
-        say(f"  {title}: resumed after iteration {done}")
-    share = slice(fabric.global_rank, None, fabric.world_size)
-    sums: dict[str, list[Tensor]] = {}
-    skipped = 0
-    with progress(title, recipe.iterations, done) as shown:
-        for iteration in range(done + 1, recipe.iterations + 1):
-            rate = recipe.rate(iteration)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            clean = patches.batch(iteration).to(fabric.device, memory_format=torch.channels_last)[
-                share
-            ]
-            terms = model(clean, iteration, seeded(seed, iteration, fabric.global_rank))
-            fabric.backward(terms["loss"])
-            norm = nn.utils.clip_grad_norm_(trainable, recipe.clip_gradient or math.inf)
-            if bool(torch.isfinite(norm) & torch.isfinite(terms["loss"])):
-                optimiser.step()
-                skipped = 0
-                for name, term in terms.items():
-                    sums.setdefault(name, []).append(term.detach())
-            else:
-                skipped += 1
-                say(f"  {title}: skipped iteration {iteration}, its loss or gradient is not finite")
-                if skipped >= SKIPPED_IN_A_ROW:
-                    raise InputError(
-                        f"{title}: the loss or its gradient is not finite {skipped} times in a row "
-                        f"at iteration {iteration}; lower `learning_rate` or set `precision: fp32`"
-                    )
-            optimiser.zero_grad(set_to_none=True)
+    run = _begin(objective, recipe, title, seed, folder)
+    fabric, record = run.fabric, run.record
+    if record.iteration:
+        say(f"  {title}: resumed after iteration {record.iteration}")
+    elif measure_start:
+        record.rows = [{"iteration": 0, **_measure(run, validate)}]
+    live = LiveLog(log, folder / "dvclive") if fabric.is_global_zero else LiveLog(None, None)
+    live.show(record.rows)
 
-            note = ""
-            if iteration % recipe.validate_every == 0 or iteration == recipe.iterations:
-                measured = {name: torch.stack(terms).mean().item() for name, terms in sums.items()}
-                sums = {}
-                with torch.no_grad():
-                    objective.eval()
-                    measured |= dict(validate())
-                    objective.train()
-                measured["learning_rate"] = rate
-                rows += [[iteration, name, value] for name, value in measured.items()]
-                note = "  ".join(
-                    f"{name} {value:.4g}" for name, value in measured.items() if "rate" not in name
-                )
-                if fabric.is_global_zero:
-                    _save(folder, iteration, objective, optimiser, rows)
+    stream = (patches.batch(k) for k in range(record.iteration + 1, recipe.iterations + 1))
+    crops = next(stream, None)
+    began, since = time.monotonic(), record.iteration
+    with _stop_requests() as signals, progress(title, recipe.iterations, record.iteration) as shown:
+        while crops is not None:
+            loss, sums = _backward(run, crops)
+            # An accelerator is still at work, so that the next crops cost no time.
+            crops = next(stream, None)
+            stop = _update(run, loss, sums, stop=bool(signals))
+
+            note, iteration = "", record.iteration
+            validating = iteration % recipe.validate_every == 0 or iteration == recipe.iterations
+            if validating:
+                speed = recipe.batch * (iteration - since) / (time.monotonic() - began)
+                row: Row = {"iteration": iteration, **_means(_total(fabric, record.sums))}
+                row |= {**_measure(run, validate), "learning_rate": recipe.rate(iteration)}
+                record.rows, record.sums = [*record.rows, row], {}
+                note = live.show(record.rows, {"crops_per_second": speed})
+            if validating or stop:
+                _save(run, folder)
+                began, since = time.monotonic(), iteration
             shown.step(note)
+            if stop:
+                said = f"{title}: stopped after iteration {iteration} of {recipe.iterations}; "
+                said += "it is kept, run the same command to go on"
+                raise SystemExit(said if fabric.is_global_zero else 1)
+    _copy(run.average, run.weights)
     objective.cpu()
-    return pd.DataFrame(rows, columns=["iteration", "metric", "value"])
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+    return pd.DataFrame(record.rows)
 
 
-def _save(
-    folder: Path,
-    iteration: int,
-    objective: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    rows: list[list[Any]],
-) -> None:
+def no_log(validate: Validation) -> pd.DataFrame:
+    """The log of a network that was imported: what it measures, at iteration 0.
+
+    Where several processes import it, only the first goes on, as after `train`.
+    """
+    if not first_process():
+        raise SystemExit(0)
+    return pd.DataFrame([{"iteration": 0, **validate()}])
+
+
+def _begin(objective: nn.Module, recipe: Recipe, title: str, seed: int, folder: Path) -> Run:
+    """Everything on its device, as the newest checkpoint has it."""
+    fabric = launch(recipe)
+    if recipe.batch % fabric.world_size:
+        raise InputError(
+            f"{title}: batch = {recipe.batch} cannot be shared evenly by {fabric.world_size} "
+            "devices; make it a multiple of their number"
+        )
+    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights: list[Tensor] = [w for w in objective.parameters() if w.requires_grad]
+    optimiser = torch.optim.Adam(weights, lr=recipe.learning_rate, fused=True)
+    forward = torch.compile(objective) if recipe.compile else objective
+    model, optimiser = fabric.setup(forward, optimiser)  # type: ignore[arg-type]
+    average = [weight.detach().clone() for weight in weights] if recipe.ema else []
+    run = Run(recipe, title, seed, fabric, objective, model, optimiser, weights, average)
+    _resume(run, folder)
+    return run
+
+
+# --- one iteration -------------------------------------------------------------------------
+
+
+def _backward(run: Run, crops: Tensor) -> tuple[Tensor, Sums]:
+    """Gradients of the mean loss over the batch; that mean and the terms' sums, of our share."""
+    fabric, iteration = run.fabric, run.record.iteration + 1
+    count = len(crops) // fabric.world_size
+    first = count * fabric.global_rank
+    clean = crops[first : first + count].to(fabric.device, memory_format=torch.channels_last)
+    generators = [seeded(run.seed, iteration, first + k) for k in range(count)]
+
+    loss = torch.zeros((), device=fabric.device)
+    sums: Sums = {}
+    step = run.recipe.micro_batch or count
+    for begin in range(0, count, step):
+        part = slice(begin, begin + step)
+        postponed = fabric.world_size > 1 and begin + step < count
+        with fabric.no_backward_sync(run.model, enabled=postponed):
+            terms = run.model(clean[part], iteration, generators[part])
+            mean = terms["loss"].mean() * (len(clean[part]) / count)
+            fabric.backward(mean)
+        loss += mean.detach()
+        _add(sums, _sums(terms, len(clean[part])))
+    return loss, sums
+
+
+def _sums(terms: Mapping[str, Tensor], count: int) -> Sums:
+    """Numerator and denominator of each term's mean over `count` crops, as the objective says."""
+    sums = {}
+    for name, term in terms.items():
+        if term.ndim == 2:
+            sums[name] = term.detach().sum(dim=1)
+        else:
+            total = term.detach().expand(count).sum()
+            sums[name] = torch.stack([total, torch.full_like(total, count)])
+    return sums
+
+
+def _add(sums: Sums, others: Sums) -> None:
+    for name, pair in others.items():
+        sums[name] = sums[name] + pair if name in sums else pair
+
+
+def _update(run: Run, loss: Tensor, sums: Sums, stop: bool) -> bool:
+    """Take the step unless it is not finite; whether any device was asked to stop."""
+    iteration = run.record.iteration = run.record.iteration + 1
+    norm = nn.utils.clip_grad_norm_(run.weights, run.recipe.clip_gradient or math.inf)
+    # All devices must come to the same decisions.
+    flags = torch.stack([~(torch.isfinite(norm) & torch.isfinite(loss)), norm.new_tensor(stop)])
+    faults, stops = _sum_over_devices(run.fabric, flags.float()).tolist()
+    if faults:
+        _count_skipped(run)
+    else:
+        for group in run.optimiser.param_groups:
+            group["lr"] = run.recipe.rate(iteration)
+        run.optimiser.step()
+        _follow(run.average, run.weights, run.recipe.decay(iteration))
+        pairs = torch.stack(list(sums.values())).cpu().double()
+        _add(run.record.sums, dict(zip(sums, pairs, strict=True)))
+        run.record.skipped = 0
+    run.optimiser.zero_grad(set_to_none=True)
+    return bool(stops)
+
+
+@torch.no_grad()
+def _follow(average: list[Tensor], weights: list[Tensor], decay: float) -> None:
+    """w̄ ← d·w̄ + (1−d)·w, where an average is kept."""
+    if average:
+        torch._foreach_lerp_(average, weights, 1 - decay)
+
+
+def _count_skipped(run: Run) -> None:
+    record = run.record
+    record.skipped += 1
+    say(f"  {run.title}: skipped iteration {record.iteration}, its loss or gradient is not finite")
+    if record.skipped >= SKIPPED_IN_A_ROW:
+        raise InputError(
+            f"{run.title}: the loss or its gradient is not finite {record.skipped} times in a row "
+            f"at iteration {record.iteration}; lower `learning_rate` or set `precision: fp32`"
+        )
+
+
+# --- validation ----------------------------------------------------------------------------
+
+
+def _total(fabric: Fabric, sums: Sums) -> Sums:
+    """Sums over all devices."""
+    if fabric.world_size == 1 or not sums:
+        return sums
+    total = _sum_over_devices(fabric, torch.stack(list(sums.values())))
+    return dict(zip(sums, total.cpu(), strict=True))
+
+
+def _sum_over_devices(fabric: Fabric, values: Tensor) -> Tensor:
+    total: Tensor = fabric.all_reduce(values, reduce_op="sum")  # type: ignore[assignment]
+    return total
+
+
+def _means(sums: Sums) -> Row:
+    """Means of the terms; of a band that no crop has met, not a number."""
+    return {name: (pair[0] / pair[1]).item() for name, pair in sums.items()}
+
+
+def _measure(run: Run, validate: Validation) -> Row:
+    """What `validate` returns, with averaged weights if there are any.
+
+    It runs on the first device; the others wait, however long it takes.
+    """
+    measured: Row = {}
+    current = [weight.detach().clone() for weight in run.weights] if run.average else []
+    _copy(run.average, run.weights)
+    run.objective.eval()
+    with torch.no_grad(), run.fabric.rank_zero_first():
+        if run.fabric.is_global_zero:
+            measured = dict(validate())
+    run.objective.train()
+    _copy(current, run.weights)
+    return measured
+
+
+@torch.no_grad()
+def _copy(values: list[Tensor], weights: list[Tensor]) -> None:
+    """Write values, if there are any, into the weights."""
+    if values:
+        torch._foreach_copy_(weights, values)
+
+
+# --- interruption --------------------------------------------------------------------------
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that an iteration is not torn; a second of a kind kills."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _save(run: Run, folder: Path) -> None:
+    run.record.sums = _total(run.fabric, run.record.sums)
+    if not run.fabric.is_global_zero:
+        return
     state = {
-        "iteration": iteration,
-        "objective": objective.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "rows": rows,
+        "objective": run.objective.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "average": run.average,
+        "record": vars(run.record),
     }
-    save_state(folder / f"{iteration:09d}.pt", state)
+    save_state(folder / f"{run.record.iteration:09d}.pt", state)
     for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
 
-def _resume(
-    folder: Path, objective: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, list[list[Any]]]:
-    """Load the newest whole checkpoint: how many iterations are done, and the log so far."""
+def _resume(run: Run, folder: Path) -> None:
+    """Load the newest whole checkpoint, if there is one, on every device."""
+    state = run.fabric.broadcast(_newest(folder) if run.fabric.is_global_zero else None)
+    if state is None:
+        return
+    run.objective.load_state_dict(state["objective"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    _copy(state["average"], run.average)
+    run.record = Record(**state["record"])
+    if not run.fabric.is_global_zero:  # the first device carries what all have summed
+        run.record.sums = {name: torch.zeros_like(pair) for name, pair in run.record.sums.items()}
+
+
+def _newest(folder: Path) -> State | None:
     for path in sorted(folder.glob("*.pt"), reverse=True):
         state = load_state(path)
-        if state is None:
-            say(f"  {path}: damaged, trying the one before")
-            continue
-        objective.load_state_dict(state["objective"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["iteration"]), list(state["rows"])
-    return 0, []
-
-
-def no_log(validate: Validation) -> pd.DataFrame:
-    """The log of a network that was imported: what it measures, at iteration 0."""
-    rows = [[0, name, value] for name, value in validate().items()]
-    return pd.DataFrame(rows, columns=["iteration", "metric", "value"])
+        if state is not None:
+            return state
+        say(f"  {path}: damaged, trying the one before")
+    return None

@@ -1,6 +1,7 @@
 """Choose the two parameters of a method on validation images, every method by the same budget."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from reg.checkpoints import State, finished_cell
 from reg.console import progress
-from reg.evaluation import batches
+from reg.evaluation import batches, settle
 from reg.methods import Networks, begin, iterate
 from reg.metrics import psnr
 from reg.networks import Precision, inference
@@ -31,13 +32,15 @@ def tune(
     *,
     trials: int,
     iterations: int,
+    tolerance: float,
     seed: int,
     precision: Precision,
     key: str,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, dict[str, float]]]]:
     """Search the parameters of each (task, method): all trials, and chosen[task][method].
 
-    A trial's score is the mean PSNR in dB of the last of `iterations` iterates over `images`.
+    A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
+    of the one at which an image settled (`evaluation.settle`).
     Finished pairs are kept in `.checkpoints/<key>/`.
     """
     rows: list[list[object]] = []
@@ -50,7 +53,7 @@ def tune(
                 problems: Sequence[Problem] = problems, method: str = method, task: str = task
             ) -> State:
                 with inference(precision):
-                    score = partial(_mean_psnr, method, problems, networks, iterations)
+                    score = partial(_mean_psnr, method, problems, networks, iterations, tolerance)
                     return {"trials": list(compass_search(begin(method, task), score, trials))}
 
             found: list[Trial] = finished_cell(key, f"{task}_{method}", search)["trials"]
@@ -65,12 +68,13 @@ def _mean_psnr(
     problems: Sequence[Problem],
     networks: Networks,
     iterations: int,
+    tolerance: float,
     parameters: Mapping[str, float],
 ) -> float:
     levels = []
     for problem in problems:
         iterates = iterate(method, problem, networks, parameters)
-        last = next(islice(iterates, iterations - 1, None))
+        (last,) = deque(islice(settle(iterates, problem.start, tolerance), iterations), maxlen=1)
         levels.append(psnr(last, problem.truth))
     return torch.cat(levels).mean().item()
 

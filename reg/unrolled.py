@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reg.losses import Generators, per_crop
 from reg.networks import Regularizer, fill, read_weights, write_weights
 from reg.problems import Problem, make_problem
 
@@ -43,12 +44,11 @@ class UnrolledObjective(nn.Module):
         super().__init__()
         self.unrolled, self.task, self.seed = unrolled, task, seed
 
-    def forward(
-        self, clean: Tensor, iteration: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        names = [f"crop {iteration}-{b}" for b in range(len(clean))]
+    def forward(self, clean: Tensor, iteration: int, generators: Generators) -> dict[str, Tensor]:
+        # A generator's seed is the crop's own, wherever in a batch the crop is.
+        names = [f"crop {one.initial_seed()}" for one in generators]
         problem = make_problem(self.task, clean, names, self.seed)
-        return {"loss": (self.unrolled(problem) - clean).abs().mean()}
+        return {"loss": per_crop((self.unrolled(problem) - clean).abs())}
 
 
 def save_unrolled(unrolled: Unrolled, path: Path, training: Mapping[str, Any]) -> None:

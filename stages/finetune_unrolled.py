@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import measure_restoration, restoration_validation, write_table
@@ -12,7 +10,7 @@ from reg.networks import Denoiser, Regularizer, initialise, load_denoiser, load_
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
-from reg.training import no_log, seeded, train
+from reg.training import seeded, train
 from reg.unrolled import Unrolled, UnrolledObjective, save_unrolled
 
 
@@ -45,18 +43,20 @@ def work(params: Params, start: str) -> Path:
         unrolled, recipe.task, load_images(manifest, "validation"), params.seed, recipe.precision
     )
     key = fingerprint(start, params.seed, recipe.model_dump(), files=[manifest, weights])
-    before = no_log(validate)
+    images = load_training_arrays(manifest, params.data.memory_mb, params.data.cache)
     log = train(
         UnrolledObjective(unrolled, recipe.task, params.seed),
-        Patches(load_training_arrays(manifest), recipe.crop, recipe.batch, params.seed),
+        Patches(images, recipe.crop, recipe.batch, params.seed),
         recipe,
         title=f"finetune_unrolled {start}",
         seed=params.seed,
         checkpoint=key,
         validate=validate,
+        log=results / "log.csv",
+        measure_start=True,
     )
     save_unrolled(unrolled, models / "unrolled.safetensors", recipe.model_dump(mode="json"))
-    write_table(pd.concat([before, log]), results / "log.csv")
+    write_table(log, results / "log.csv")
     table = measure_restoration(
         unrolled,
         f"unrolled-{start}",

@@ -3,21 +3,37 @@
 from pathlib import Path
 
 from reg.checkpoints import fingerprint, forget
+from reg.console import say
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import denoising_validation, write_table
 from reg.losses import DenoisingObjective
-from reg.networks import Denoiser, initialise, load_denoiser, save_network
+from reg.networks import (
+    Denoiser,
+    given_weights,
+    imported_from,
+    initialise,
+    load_denoiser,
+    save_network,
+)
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
 from reg.training import no_log, seeded, train
 
 
-def start(params: Params) -> Denoiser:
+def given(params: Params) -> Path | None:
+    """The weights file to import: what `weights` names, else what lies in weights/<profile>/."""
+    if params.active.pretrain.weights:
+        return Path(params.active.pretrain.weights)
+    found = given_weights(params.folder("weights", "pretrain"), "denoiser.safetensors")
+    return found[0] if found else None
+
+
+def start(params: Params, weights: Path | None) -> Denoiser:
     """The denoiser of the given weights file, else one with random weights."""
     recipe = params.active.pretrain
-    if recipe.weights:
-        return load_denoiser(Path(recipe.weights), recipe.channels, recipe.blocks)
+    if weights:
+        return load_denoiser(weights, recipe.channels, recipe.blocks)
     denoiser = Denoiser(recipe.channels, recipe.blocks)
     initialise(denoiser, seeded(params.seed))
     return denoiser
@@ -28,23 +44,29 @@ def work(params: Params) -> Path:
     recipe, manifest = params.active.pretrain, params.folder("data", "prepare", "manifest.csv")
     models, results = params.folder("models", "pretrain"), params.folder("results", "pretrain")
     key = fingerprint("pretrain", params.seed, recipe.model_dump(), files=[manifest])
-    denoiser = start(params)
+    weights = given(params)
+    denoiser = start(params, weights)
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
     )
-    if recipe.weights:
+    training = recipe.model_dump(mode="json")
+    if weights:
+        say(f"  D is imported from {weights}, not trained")
+        training = imported_from(weights)
         log = no_log(validate)
     else:
+        images = load_training_arrays(manifest, params.data.memory_mb, params.data.cache)
         log = train(
             DenoisingObjective(denoiser),
-            Patches(load_training_arrays(manifest), recipe.crop, recipe.batch, params.seed),
+            Patches(images, recipe.crop, recipe.batch, params.seed),
             recipe,
             title="pretrain",
             seed=params.seed,
             checkpoint=key,
             validate=validate,
+            log=results / "log.csv",
         )
-    save_network(denoiser, models / "denoiser.safetensors", recipe.model_dump(mode="json"))
+    save_network(denoiser, models / "denoiser.safetensors", training)
     write_table(log, results / "log.csv")
     forget(key)
     return models

@@ -18,6 +18,7 @@ def work(params: Params) -> Path:
         params.folder("models"),
         params.folder("data"),
         reports,
+        tuning_trials=params.active.tune.trials,
         seeds=[params.seed],
         settings={
             "λ": train_reg.lambda_,

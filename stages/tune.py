@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-from reg.checkpoints import fingerprint, forget
-from reg.datasets import load_images
+from reg.checkpoints import forget
 from reg.evaluation import central_crops, write_table
-from reg.methods import ABLATION, CONVERGENCE, canonical, load_networks
+from reg.methods import ABLATION, CONVERGENCE, canonical
 from reg.params import Params
-from reg.stage import run
+from reg.stage import inputs, run
 from reg.tuning import tune
 
 
@@ -18,33 +17,28 @@ def pairs(params: Params) -> list[tuple[str, str]]:
     wanted = [(task, method) for task in restoration.tasks for method in restoration.methods]
     wanted += [(task, method) for task in CONVERGENCE for method in ("pnp-gd", "pnp-admm")]
     wanted += [(task, method) for task in ablation.tasks for method in ABLATION]
+    wanted += [(task, "pnp-gd") for task in params.active.accelerate.tasks]
     return list(dict.fromkeys((task, canonical(method)) for task, method in wanted))
 
 
 def work(params: Params) -> Path:
     """Write results/<profile>/tune/{trials.csv,chosen.json}."""
-    section, models = params.active.tune, params.folder("models")
-    manifest = params.folder("data", "prepare", "manifest.csv")
-    results = params.folder("results", "tune")
-    key = fingerprint(
-        "tune",
-        params.seed,
-        section.model_dump(),
-        files=[manifest, *sorted(models.glob("pretrain/*")), *sorted(models.glob("train_reg/*/*"))],
-    )
+    section, results = params.active.tune, params.folder("results", "tune")
+    given = inputs(params, "tune", "validation", tuned=False)
     trials, chosen = tune(
         pairs(params),
-        central_crops(load_images(manifest, "validation"), section.crop),
-        load_networks(models),
+        central_crops(given.images, section.crop),
+        given.networks,
         trials=section.trials,
         iterations=section.iterations,
+        tolerance=section.tolerance,
         seed=params.seed,
         precision=section.precision,
-        key=key,
+        key=given.key,
     )
     write_table(trials, results / "trials.csv")
     (results / "chosen.json").write_text(json.dumps(chosen, indent=2, sort_keys=True) + "\n")
-    forget(key)
+    forget(given.key)
     return results / "chosen.json"
 
 

@@ -1,3 +1,6 @@
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from reg.checkpoints import (
     forget,
     load_state,
     save_state,
+    write_whole,
 )
+from reg.errors import InputError
 
 STATE: State = {
     "iteration": 7,
@@ -65,6 +70,61 @@ def test_a_crash_while_writing_leaves_the_older_file(monkeypatch: pytest.MonkeyP
     assert_is_the_state(load_state(path))
     save_state(path, {"iteration": 8})  # what the crash left is not in the way
     assert load_state(path) == {"iteration": 8}
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("failing", ["fsync", "open"])
+def test_a_full_disk_leaves_the_older_file_and_nothing_else(
+    reason: int, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("folder/state.pt")
+    save_state(path, STATE)
+
+    def full(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    with monkeypatch.context() as patch:
+        if failing == "fsync":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(Path, "open", full)
+        with pytest.raises(InputError) as caught:
+            save_state(path, {"iteration": 8})
+    message = str(caught.value)
+    assert message.startswith(f"{path.parent}: {path.name} ")
+    assert os.strerror(reason) in message
+    assert "\n" not in message
+    assert list(path.parent.iterdir()) == [path]
+    assert_is_the_state(load_state(path))
+
+
+def test_a_device_that_is_really_full_is_named() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    Path("state.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left"):
+        save_state(Path("state.pt"), {"weights": torch.zeros(100_000)})
+    assert list(Path().iterdir()) == []
+
+
+def test_the_rename_is_made_to_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    # fsync of the file, rename, fsync of the folder: in this order.
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_whole(Path("log.csv"), b"iteration\n")
+    assert done == ["file", "rename", "folder"]
+    assert Path("log.csv").read_bytes() == b"iteration\n"
 
 
 def test_a_finished_cell_is_computed_once() -> None:

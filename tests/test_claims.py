@@ -13,12 +13,16 @@ from reg.claims import (
     ClaimError,
     Evidence,
     claims_markdown,
+    in_order,
     judge_claims,
+    method_name,
     read_table,
     rounded,
     write_json,
 )
 from reg.errors import InputError
+from reg.methods import METHODS as RUNNABLE
+from reg.report.figures import COLOURS
 
 IMAGES = ("a", "b", "c", "d", "e")
 TASKS = ("deblur-k5-2.55", "sr-x2-2.55", "inpaint-20")
@@ -294,3 +298,23 @@ def test_tables_keep_names_that_look_like_missing_values(tmp_path: Path) -> None
     assert found["image"].tolist() == ["NA", "007"]
     assert np.isinf(found["value"][0])
     assert np.isnan(found["value"][1])
+
+
+def test_methods_have_names_for_people_and_an_order() -> None:
+    found = in_order(["new", "tv", "pnp-gd+x8", "another", "pnp-hqs", "start", "pnp-gd", "tv"])
+    assert found == ["start", "pnp-gd", "pnp-gd+x8", "pnp-hqs", "tv", "another", "new"]
+    assert [method_name(m) for m in found] == [
+        "Degraded",
+        "PnP-GD (ReG)",
+        "PnP-GD (ReG) ×8",
+        "PnP-HQS (DPIR)",
+        "TV",
+        "another",
+        "new",
+    ]
+
+
+def test_every_method_that_can_be_run_has_a_name_and_a_colour() -> None:
+    for method in RUNNABLE:
+        assert method_name(method) != method
+        assert method in COLOURS

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from reg.cli import main
+from reg.networks import Denoiser, Regularizer, load_denoiser
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 CLAIMS = [
@@ -135,6 +137,62 @@ def test_claims_in_a_damaged_file(text: str) -> None:
 def test_claims_with_bad_parameters() -> None:
     change("lambda: null", "lambda: -1")
     assert_one_line_of_error(call("claims"), "params.yaml", "lambda = -1")
+
+
+# --- weights -------------------------------------------------------------------------------
+
+
+def test_weights_go_in_and_out() -> None:
+    network = Denoiser((4, 6, 8, 10), 1)
+    torch.save({"params": network.network.state_dict()}, "drunet_color.pth")
+    count = sum(weight.numel() for weight in network.parameters())
+    described = f"denoiser, channels 4-6-8-10, blocks 1, {count:,} weights"
+
+    result = call("weights", "import", "drunet_color.pth")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"weights/drunet_color.safetensors: {described}\n"
+    assert load_denoiser(Path("weights/drunet_color.safetensors")).network.channels == (4, 6, 8, 10)
+
+    arguments = ("weights/drunet_color.safetensors", "--format", "kair", "-o", "back.pth")
+    result = call("weights", "export", *arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"back.pth: {described}, format kair\n"
+    back = torch.load("back.pth", weights_only=True)
+    assert all(torch.equal(back[k], v) for k, v in network.network.state_dict().items())
+
+
+def test_import_to_a_place_of_choice() -> None:
+    networks = {"model": Denoiser((2, 2, 2, 2), 1), "model2": Regularizer((2, 2, 2, 2), 1)}
+    torch.save({key: net.network.state_dict() for key, net in networks.items()}, "checkpoint.pth")
+    target = "weights/paper/train_reg/regularizer.safetensors"
+    assert_one_line_of_error(call("weights", "import", "checkpoint.pth"), "--key", "model2")
+    result = call("weights", "import", "checkpoint.pth", "--key", "model2", "-o", target)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{target}: regularizer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["import", "nowhere.pth"], "nowhere.pth"),
+        (["import", "params.yaml"], "params.yaml"),
+        (["export", "params.yaml", "--format", "kair", "-o", "out.pth"], "params.yaml"),
+        (["download", "nowhere.pth"], "neither a URL nor one of drunet_color.pth"),
+        (["download", "https://example.org/a.pth"], "--sha256"),
+        (["download", "http://127.0.0.1:9/a.pth", "--sha256", "0" * 64], "cannot be downloaded"),
+    ],
+)
+def test_weights_that_cannot_be_used(
+    arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert_one_line_of_error(call("weights", *arguments), part)
+
+
+def test_weights_that_cannot_be_written() -> None:
+    torch.save(Denoiser((2, 2, 2, 2), 1).network.state_dict(), "given.pth")
+    result = call("weights", "import", "given.pth", "-o", "params.yaml/out.safetensors")
+    assert_one_line_of_error(result, "params.yaml")
 
 
 # --- the group -----------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 import io
 import sys
+from pathlib import Path
 
 import pytest
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from reg.console import Progress, fail, progress, say
+from reg.console import LiveLog, Progress, Row, fail, first_process, progress, say
 from reg.errors import InputError
 
 
@@ -31,6 +33,13 @@ def test_a_log_gets_at_most_ten_lines_and_the_last_one(
     assert all("train" in line for line in printed)
     assert f"{total}/{total}" in printed[-1]
     assert f"loss {total - 1}" in printed[-1]
+
+
+def test_lines_between_validations_repeat_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("train", 4) as shown:
+        for note in ("", "loss 1", "", "loss 3"):
+            shown.step(note)
+    assert ["loss 1" in line for line in lines(capsys)] == [False, True, True, False]
 
 
 def test_a_resumed_run_counts_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +85,86 @@ def test_a_terminal_gets_a_bar_that_is_removed(
     assert shown.bar.disable  # as tqdm leaves a bar that was closed
     assert "train" in terminal.getvalue()
     assert lines(capsys) == []
+
+
+# --- the training log ----------------------------------------------------------------------
+
+ROWS: list[Row] = [
+    {"iteration": 0, "psnr": 20.0},
+    {"iteration": 10, "psnr": 21.5, "loss": 1 / 3, "loss 0-10": 0.125},
+]
+DVCLIVE = """
+class Live:
+    def __init__(self, **options):
+        self.options, self.step, self.logged = options, None, []
+
+    def log_metric(self, name, value):
+        self.logged.append((self.step, name, value))
+
+    def make_summary(self):
+        self.logged.append("summary")
+"""
+
+
+def test_the_log_is_a_table_with_a_column_per_metric(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "log.csv"
+    live = LiveLog(path, None)
+    assert live.show([]) == ""
+    assert not path.exists()
+    live.show(ROWS[:1])
+    assert path.read_text() == "iteration,psnr\n0,20\n"
+    note = live.show(ROWS, {"crops_per_second": 123.456})
+    # What differs from run to run is shown, and is no part of the file.
+    assert path.read_text() == "iteration,psnr,loss,loss 0-10\n0,20,,\n10,21.5,0.333333,0.125\n"
+    assert note == "psnr 21.5  loss 0.3333  crops_per_second 123.5"
+    assert [file.name for file in path.parent.iterdir()] == ["log.csv"]
+
+
+def test_without_a_file_there_is_only_a_note() -> None:
+    assert LiveLog(None, None).show(ROWS) == "psnr 21.5  loss 0.3333"
+
+
+def test_dvclive_gets_every_row_once_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvclive.py").write_text(DVCLIVE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "dvclive", raising=False)
+    live = LiveLog(None, tmp_path / "view")
+    assert live.live.options == {
+        "dir": str(tmp_path / "view"),
+        "save_dvc_exp": False,
+        "dvcyaml": None,
+        "report": None,
+    }
+    live.show([])
+    live.show(ROWS)  # as a run that is resumed begins
+    live.show([*ROWS, {"iteration": 20, "psnr": 22.0}], {"crops_per_second": 5.0})
+    logged = [entry for entry in live.live.logged if entry != "summary"]
+    assert sorted(logged) == [
+        (0, "psnr", 20.0),
+        (10, "loss", 1 / 3),
+        (10, "loss 0-10", 0.125),
+        (10, "psnr", 21.5),
+        (20, "crops_per_second", 5.0),
+        (20, "psnr", 22.0),
+    ]
+    assert live.live.logged[-1] == "summary"
+
+
+def test_only_the_first_process_shows_anything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert first_process()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert not first_process()
+    say("resumed")
+    with progress("train", 1) as shown:
+        shown.step()
+    assert lines(capsys) == []
+    with pytest.raises(SystemExit):  # an error may be that of one machine
+        fail(InputError("data: no such folder"))
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_a_user_error_is_one_line_and_status_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,10 @@
 import hashlib
 import shutil
+import tracemalloc
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,9 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from reg.datasets import PHOTOGRAPHS, load_images, load_training_arrays, prepare, read_manifest
+from reg import datasets
+from reg.datasets import (
+    PHOTOGRAPHS,
+    MappedImages,
+    load_images,
+    load_training_arrays,
+    prepare,
+    read_manifest,
+)
 from reg.errors import InputError
-from reg.images import read_pixels, write_pixels
+from reg.images import Pixels, read_pixels, write_pixels
+from reg.patches import Patches
 
 SETTINGS = {
     "photographs": {},
@@ -237,6 +250,239 @@ def test_small_and_damaged_images_are_named_before_anything_is_written(
     with pytest.raises(InputError, match=r"photos/5\.png is damaged .*: replace or remove it"):
         run(tmp_path / "out", root=root, folders=FOLDERS)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def many(root: Path) -> list[Path]:
+    """200 training images in place of the 8."""
+    shutil.rmtree(root / "photos")
+    (root / "photos").mkdir()
+    files = [root / "photos" / f"{i:03d}.png" for i in range(200)]
+    for i, file in enumerate(files):
+        Image.fromarray(noise(1000 + i, 16, 16)).save(file)
+    return files
+
+
+def test_one_training_image_of_a_hundred_may_be_unreadable(
+    tmp_path: Path, root: Path, many: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"root": root, "folders": FOLDERS, "dead_leaves_count": 3}
+    run(tmp_path / "all", **settings)
+    assert "skipped" not in capsys.readouterr().out
+
+    many[7].write_bytes(many[7].read_bytes()[:300])
+    many[150].write_bytes(b"")
+    first = run(tmp_path / "a", **settings)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"  2 of 200 training images skipped: {many[7]}, {many[150]}"
+    second = run(tmp_path / "b", **settings)
+    assert first.read_bytes() == second.read_bytes()
+    used = [f"photos-{i:03d}" for i in range(200) if i not in (7, 150)]
+    assert read_manifest(first, "train")["name"].tolist()[:198] == used
+    assert len(load_training_arrays(first)) == 201
+
+    many[80].write_text("not an image")
+    message = (
+        r"^3 of 200 training images cannot be used, but at most 1 % may be skipped; the first: "
+        r".*photos/007\.png is damaged .*: replace or remove it$"
+    )
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "c", **settings)
+    assert not (tmp_path / "c").exists()
+
+
+def test_measured_and_small_images_are_never_skipped(
+    tmp_path: Path, root: Path, many: list[Path]
+) -> None:
+    many[50].write_bytes(b"")  # held back: the second of 2 would be 150
+    folders = {**FOLDERS, "validation": 2}
+    with pytest.raises(InputError, match=r"^.*photos/050\.png is empty: replace or remove it$"):
+        run(tmp_path / "out", root=root, folders=folders, sizes={"validation": 12, "test": None})
+    Image.fromarray(noise(7, 8, 40)).save(many[50])
+    with pytest.raises(InputError, match=r"^.*photos/050\.png has 40x8 pixels, but train"):
+        run(tmp_path / "out", root=root, folders=FOLDERS)
+    Image.fromarray(noise(8, 16, 16)).save(many[50])
+    (root / "bench" / "a" / "0001.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^.*bench/a/0001\.png is empty"):
+        run(tmp_path / "out", root=root, folders=FOLDERS)
+
+
+class Cached(NamedTuple):
+    """A manifest of the 8 photographs, a folder for the cache, and who was decoded how often."""
+
+    manifest: Path
+    folder: Path
+    decoded: Counter[str]
+
+    def load(self) -> list[Pixels]:
+        return load_training_arrays(self.manifest, 0, self.folder)
+
+    def is_right(self) -> bool:
+        expected = [noise(i, 20 + i, 30) for i in range(8)]
+        return all(map(np.array_equal, self.load(), expected))
+
+    @property
+    def file(self) -> Path:
+        return next(self.folder.glob("*.p*"))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Cached:
+    manifest = run(tmp_path / "out", root=root, folders=FOLDERS)
+    decoded: Counter[str] = Counter()
+
+    def counted(file: Path) -> Pixels:
+        decoded[file.stem] += 1
+        return read_pixels(file)
+
+    monkeypatch.setattr(datasets, "read_pixels", counted)
+    return Cached(manifest, tmp_path / "cache", decoded)
+
+
+def test_images_within_the_budget_are_in_memory(cached: Cached) -> None:
+    images = load_training_arrays(cached.manifest, 1, cached.folder)
+    assert not isinstance(images, MappedImages)
+    assert not cached.folder.exists()
+    assert cached.decoded == dict.fromkeys("01234567", 1)
+
+
+def test_images_beyond_the_budget_are_decoded_once_for_all(cached: Cached, root: Path) -> None:
+    before = sorted(cached.manifest.parent.rglob("*"))
+    in_memory = load_training_arrays(cached.manifest, 1, cached.folder)
+    cached.decoded.clear()
+    assert isinstance(cached.load(), MappedImages)
+    shutil.rmtree(root / "photos")  # what is in the cache is not read again
+    assert cached.is_right()
+    assert cached.decoded == dict.fromkeys("01234567", 1)
+    assert sorted(cached.manifest.parent.rglob("*")) == before
+    ours, theirs = (Patches(images, 16, 3, seed=2) for images in (cached.load(), in_memory))
+    for iteration in (0, 1, 2, 10**6):
+        assert torch.equal(ours.batch(iteration), theirs.batch(iteration))
+
+
+def test_other_images_have_another_cache(cached: Cached, tmp_path: Path, root: Path) -> None:
+    cached.load()
+    write_pixels(root / "photos" / "3.png", noise(99, 23, 30))
+    other = run(tmp_path / "other", root=root, folders=FOLDERS)
+    np.testing.assert_array_equal(
+        load_training_arrays(other, 0, cached.folder)[3], noise(99, 23, 30)
+    )
+    assert len(list(cached.folder.glob("*.pixels"))) == 2
+    assert cached.is_right()
+
+
+def test_images_that_do_not_match_the_manifest_never_enter_the_cache(
+    cached: Cached, root: Path
+) -> None:
+    table = pd.read_csv(cached.manifest)
+    table.assign(width=table["height"], height=table["width"]).to_csv(cached.manifest, index=False)
+    with pytest.raises(InputError, match=r"photos/0\.png is not 20x30 pixels.*run dvc repro"):
+        cached.load()
+    table.to_csv(cached.manifest, index=False)
+    write_pixels(root / "photos" / "3.png", noise(99, 23, 30))
+    with pytest.raises(InputError, match=r"photos/3\.png has changed since .*: run dvc repro"):
+        cached.load()
+    assert not list(cached.folder.glob("*.pixels"))
+
+
+def test_an_interrupted_cache_is_continued_where_it_is_safe(
+    cached: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The blocks are the images 0 to 2, 3, 4 and 5, 6 and 7.
+    monkeypatch.setattr(datasets, "SYNCED_BYTES", 3700)
+    whole = datasets.read_pixels
+
+    def stopped(file: Path) -> Pixels:
+        if file.stem == "5":
+            raise KeyboardInterrupt
+        return whole(file)
+
+    monkeypatch.setattr(datasets, "read_pixels", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cached.load()
+    assert cached.file.suffix == ".partial"
+    # After a loss of power, what was written since the last synced block may be anything.
+    with cached.file.open("r+b") as file:
+        file.seek(3 * 30 * (20 + 21 + 22 + 23))
+        file.write(b"\1" * 2000)
+    cached.decoded.clear()
+    monkeypatch.setattr(datasets, "read_pixels", whole)
+    assert cached.is_right()
+    assert cached.decoded == dict.fromkeys("4567", 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 1800, 1801, 5000, 14000])
+def test_a_cache_cut_anywhere_is_made_whole(
+    cached: Cached, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "SYNCED_BYTES", 3700)
+    cached.load()
+    part = cached.file.read_bytes()[:length]
+    cached.file.with_suffix(".partial").write_bytes(part)
+    cached.file.unlink()
+    assert cached.is_right()
+    cached.file.write_bytes(part)  # under its final name, too
+    assert cached.is_right()
+
+
+def test_processes_that_start_together_decode_once(cached: Cached) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: cached.load(), range(4)))
+    assert all(all(map(np.array_equal, loaded[0], images)) for images in loaded)
+    assert cached.decoded == dict.fromkeys("01234567", 1)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_any_work(
+    cached: Cached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")._replace(free=14000)  # of the 16,920 bytes needed
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    message = r"^.*\.pixels \(0\.0 GB\) cannot be written \(No space left on device\): make room, "
+    with pytest.raises(InputError, match=message):
+        cached.load()
+    assert not cached.decoded
+
+
+def test_a_disk_that_fills_up_is_said_in_one_line(cached: Cached) -> None:
+    cached.load()
+    partial = cached.file.with_suffix(".partial")
+    cached.file.unlink()
+    partial.symlink_to("/dev/full")
+    with pytest.raises(
+        InputError, match=r"cannot be written \(No space left on device\): make"
+    ) as caught:
+        cached.load()
+    assert "\n" not in str(caught.value)
+    partial.unlink()
+    assert cached.is_right()
+
+
+def test_a_folder_that_cannot_be_written_is_named(cached: Cached) -> None:
+    cached.folder.write_text("a file")
+    with pytest.raises(InputError, match=r"cache/\w+\.pixels .* cannot be written .*data\.cache"):
+        cached.load()
+
+
+def test_memory_stays_small_beyond_the_budget(tmp_path: Path, root: Path) -> None:
+    for i in range(192):
+        Image.fromarray(noise(i, 256, 256)).save(root / "photos" / f"large{i}.bmp")
+    manifest = run(tmp_path / "out", root=root, folders=FOLDERS)
+    total = 192 * 3 * 256 * 256
+
+    def peak(memory_mb: int) -> int:
+        tracemalloc.start()
+        patches = Patches(
+            load_training_arrays(manifest, memory_mb, tmp_path / "cache"), 16, 16, seed=0
+        )
+        for iteration in range(20):
+            patches.batch(iteration)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak(1000) > total
+    assert peak(1) < total / 2  # while the cache is made: two images for each of up to 32 threads
+    assert peak(1) < total / 50
 
 
 def test_numeric_and_missing_looking_names_stay_text(tmp_path: Path, root: Path) -> None:

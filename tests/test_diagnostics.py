@@ -239,7 +239,8 @@ def test_the_table_of_pairs_with_closed_forms() -> None:
         assert by.loc[("map_residual", pair), "value"].to_numpy() == near(1 - L / 4, abs=1e-4)
         for letter in "GD":
             assert by.loc[(f"asymmetry_{letter}", pair), "value"].max() < 1e-6
-        assert by.loc[("curvature_bound", pair), "value"].to_numpy() == near(L / 2, rel=1e-5)
+        bound = by.loc[("curvature_bound", pair), "value"]
+        assert bound.to_numpy() == near(L * 2.6 / 3.6, rel=1e-5)  # L(1 + 2β)/(2(1 + β)), β = 0.8
         norms = by.loc[("norm_D", pair)]
         D = 1 / (1 + 4 * (norms["sigma"] / 255) ** 2)
         assert norms["value"].to_numpy() == near(D.to_numpy(), rel=1e-5)

@@ -17,8 +17,10 @@ from reg.evaluation import (
     denoising_validation,
     evaluate,
     final_rows,
+    iterations_taken,
     long_table,
     measure_starts,
+    settle,
     trace,
     write_table,
 )
@@ -116,6 +118,121 @@ def test_what_has_diverged_does_not_come_back() -> None:
     assert torch.all(curves["msd"][:, 1] == math.inf)
     assert torch.all(last[1] == 0)
     torch.testing.assert_close(last[0], problem.truth[0] + 0.1)
+
+
+def test_a_trace_ends_where_its_iterates_do() -> None:
+    problem = flat_problem()
+    curves, last = trace(with_errors(problem, (0.1, 0.2), (0.01, 0.1)), problem, 100)
+    assert curves["psnr"].shape == curves["msd"].shape == (2, 2)
+    torch.testing.assert_close(last, problem.truth + torch.tensor([0.01, 0.1]).view(2, 1, 1, 1))
+
+
+def test_hqs_ends_with_its_schedule() -> None:
+    problem = make_problem("inpaint-50", IMAGES["a"], ["a"], 7)
+    parameters = {"sigma": 2.55, "level": 20.0}
+    iterates = iterate("pnp-hqs", problem, Shrinking().networks(), parameters)
+    curves, _ = trace(iterates, problem, 100)
+    assert curves["psnr"].shape == (24, 1)
+
+
+# --- settle --------------------------------------------------------------------------------
+
+
+def shrinking(
+    factors: tuple[float, ...], start: Tensor, iterations: int = 10**6
+) -> Iterator[Tensor]:
+    """x_k = 1 + q^k(start − 1), with a q for each image."""
+    q = torch.tensor(factors, dtype=start.dtype).view(-1, 1, 1, 1)
+    for k in range(1, iterations + 1):
+        yield 1 + q**k * (start - 1)
+
+
+FACTORS = (0.5, 0.9, 0.2)
+
+
+def starts() -> Tensor:
+    return 3 + image(3, 3, 4, 4).double()
+
+
+def test_an_image_is_held_from_where_it_moves_less_than_the_tolerance() -> None:
+    start, tolerance = starts(), 1e-3
+    xs = list(settle(shrinking(FACTORS, start), start, tolerance))
+    free = [start, *islice(shrinking(FACTORS, start), len(xs))]
+    ends = []
+    for k in range(3):
+        small = [
+            float((free[i][k] - free[i - 1][k]).norm() / free[i][k].norm()) <= tolerance
+            for i in range(1, len(free))
+        ]
+        ends.append(small.index(True) + 1)
+        for i, x in enumerate(xs, start=1):
+            assert torch.equal(x[k], free[min(i, ends[k])][k])
+    assert len(set(ends)) == 3
+    assert len(xs) == max(ends)  # nothing is computed after the last has settled
+
+
+def test_an_image_settles_where_it_would_alone() -> None:
+    start = starts()
+    together = list(settle(shrinking(FACTORS, start), start, 1e-4))
+    for k, factor in enumerate(FACTORS):
+        one = start[k : k + 1]
+        alone = list(settle(shrinking((factor,), one), one, 1e-4))
+        assert len(alone) <= len(together)
+        for x, both in zip(alone, together, strict=False):
+            assert torch.equal(x[0], both[k])
+        assert torch.equal(alone[-1][0], together[-1][k])
+
+
+def test_a_tolerance_of_zero_stops_at_exact_fixed_points_alone() -> None:
+    start = torch.ones(2, 3, 2, 2)
+    after = [0.5, 0.25, 0.25, 0.125]
+    iterates = [torch.stack([torch.full((3, 2, 2), a), k + start[1]]) for k, a in enumerate(after)]
+    xs = list(settle(iter(iterates), start, 0.0))
+    assert [float(x[0, 0, 0, 0]) for x in xs] == [0.5, 0.25, 0.25]
+    # The second image does not move at first: it is held at its start.
+    assert all(torch.equal(x[1], start[1]) for x in xs)
+
+
+def test_both_held_at_zero_tolerance_end_it() -> None:
+    start = torch.ones(2, 3, 2, 2)
+    assert len(list(settle(iter([start / 2] * 9), start, 0.0))) == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_an_image_that_is_no_longer_finite_is_held(bad: float, tolerance: float) -> None:
+    problem = flat_problem()
+    iterates = with_errors(problem, (0.1, 0.1), (0.01, bad), (0.1, 0.1), (0.01, 0.2), (0.01, 0.1))
+    xs = list(settle(iterates, problem.start, tolerance))
+    assert len(xs) == 5
+    torch.testing.assert_close(xs[0], problem.truth + 0.1)
+    for x in xs[1:]:
+        assert not bool(x[1].isfinite().any())
+    torch.testing.assert_close(xs[2][0], problem.truth[0] + 0.1)
+
+
+def test_nothing_is_asked_for_once_all_are_held() -> None:
+    problem = flat_problem()
+
+    def bounded() -> Iterator[Tensor]:
+        yield problem.truth
+        yield problem.truth
+        pytest.fail("an iterate that nobody needs")
+
+    xs = list(settle(bounded(), problem.start, 1e-6))
+    assert len(xs) == 2
+
+
+def test_iterates_that_end_before_are_passed_on() -> None:
+    start = starts()
+    assert len(list(settle(shrinking(FACTORS, start, 7), start, 0.0))) == 7
+
+
+def test_iterations_are_counted_for_each_image() -> None:
+    differences = torch.tensor(
+        [[0.1, 0.1, 0.1], [0.2, math.inf, 0.1], [0.0, math.inf, 0.1], [0.0, math.inf, 0.0]]
+    )
+    assert iterations_taken(differences).tolist() == [2, 1, 3]
 
 
 # --- rows and tables -----------------------------------------------------------------------
@@ -238,10 +355,14 @@ def run(networks: Networks, key: str, jobs: list[Job] = JOBS, **options: object)
     )
 
 
-def expected_curves(job: Job, name: str) -> tuple[dict[str, list[float]], Tensor, Problem]:
+def expected_curves(
+    job: Job, name: str, tolerance: float | None = None
+) -> tuple[dict[str, list[float]], Tensor, Problem]:
     """Each image on its own, by hand."""
     problem = make_problem(job.task, IMAGES[name], [name], 7)
     iterates = iterate(job.method, problem, Shrinking().networks(), job.parameters)
+    if tolerance is not None:
+        iterates = settle(iterates, problem.start, tolerance)
     xs = list(islice(iterates, ITERATIONS))
     levels = [psnr(x, IMAGES[name]).item() for x in xs]
     before = [problem.start, *xs[:-1]]
@@ -249,31 +370,41 @@ def expected_curves(job: Job, name: str) -> tuple[dict[str, list[float]], Tensor
     return {"psnr": levels, "msd": steps}, xs[-1], problem
 
 
-def test_evaluate_measures_the_last_iterate_and_the_oracle() -> None:
-    table = run(Shrinking().networks(), "key")
+@pytest.mark.parametrize("tolerance", [0.0, 0.02])
+def test_evaluate_measures_where_an_image_has_settled_and_the_oracle(tolerance: float) -> None:
+    table = run(Shrinking().networks(), "key", tolerance=tolerance)
     assert list(table.columns) == COLUMNS
-    assert len(table) == len(JOBS) * len(IMAGES) * 3
+    assert len(table) == len(JOBS) * len(IMAGES) * 5
     assert set(table["iteration"]) == {ITERATIONS}
     values = table.set_index(["task", "method", "image", "metric"])["value"].sort_index()
     assert values.index.is_unique
+    taken = []
     for job in JOBS:
         for name in IMAGES:
-            curves, last, _ = expected_curves(job, name)
+            curves, last, _ = expected_curves(job, name, tolerance)
             measured = values[job.task, job.method, name]
             assert measured["psnr"] == pytest.approx(curves["psnr"][-1], abs=1e-3)
             assert measured["psnr_best"] == pytest.approx(max(curves["psnr"]), abs=1e-3)
             assert measured["ssim"] == pytest.approx(ssim(last, IMAGES[name])[0], abs=1e-4)
+            unclipped = psnr(last, IMAGES[name], clip=False).item()
+            assert measured["psnr_unclipped"] == pytest.approx(unclipped, abs=1e-3)
+            assert measured["iterations"] == len(curves["psnr"])
+            taken.append(len(curves["psnr"]))
+    # Without a tolerance all run to the end; with one of 2 % only some do.
+    assert max(taken) == ITERATIONS
+    assert (min(taken) < ITERATIONS) is (tolerance > 0)
 
 
-def test_evaluate_can_measure_every_iteration() -> None:
-    table = run(Shrinking().networks(), "key", jobs=JOBS[:2], every_iteration=True)
+def test_without_a_tolerance_evaluate_measures_every_iteration() -> None:
+    table = run(Shrinking().networks(), "key", jobs=JOBS[:2])
     per_image = table.groupby(["method", "image", "metric"])["iteration"].apply(list)
+    assert set(table["metric"]) == {"psnr", "msd", "ssim"}
     for (_, _, metric), iterations in per_image.items():  # type: ignore[misc]
         assert iterations == ([4] if metric == "ssim" else [1, 2, 3, 4])
     for job in JOBS[:2]:
         for name in IMAGES:
-            curves, _, _ = expected_curves(job, name)
-            for metric, expected in curves.items():
+            curves, last, _ = expected_curves(job, name)
+            for metric, expected in {**curves, "ssim": ssim(last, IMAGES[name])}.items():
                 rows = table[
                     (table["method"] == job.method)
                     & (table["image"] == name)
@@ -324,16 +455,50 @@ def test_an_interrupted_evaluation_goes_on_where_it_ended() -> None:
     assert not (CHECKPOINTS / "key").exists()
 
 
-def test_a_method_that_diverges_is_measured_too() -> None:
+@pytest.mark.parametrize("tolerance", [None, 1e-3])
+def test_a_method_that_diverges_is_measured_too(tolerance: float | None) -> None:
     def broken(x: Tensor) -> Tensor:
         return x * math.nan
 
-    table = run(Networks({}, {"updated": broken}), "key", jobs=JOBS[:1], keep={"deblur-k0-2.55"})
-    values = table.set_index(["image", "metric"])["value"]
+    networks, keep = Networks({}, {"updated": broken}), {"deblur-k0-2.55"}
+    table = run(networks, "key", jobs=JOBS[:1], keep=keep, tolerance=tolerance)
     for name in IMAGES:
-        assert values[name, "psnr"] == 0
-        assert math.isfinite(values[name, "ssim"])
+        of = table[table["image"] == name].groupby("metric")["value"].apply(list)
+        assert set(of["psnr"]) == {0}
+        assert all(math.isfinite(value) for value in of["ssim"])
+        if tolerance is not None:
+            assert of["psnr_unclipped"] == pytest.approx(psnr(0 * IMAGES[name], IMAGES[name]))
+            assert of["iterations"] == [0]
         assert Path("pictures/deblur-k0-2.55/pnp-gd", f"{name}.png").exists()
+
+
+def test_what_is_measured_of_an_image_does_not_depend_on_its_batch() -> None:
+    # Image `a` diverges at once; `b` beside it goes on to the end, and is measured as alone.
+    def breaking(x: Tensor) -> Tensor:
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > 0.5, math.nan, x)
+
+    networks = Networks({}, {"updated": breaking})
+    images = {"a": 0.5 + IMAGES["a"] / 2, "b": IMAGES["b"] / 2}
+
+    def measured(names: str) -> pd.DataFrame:
+        table = evaluate(
+            JOBS[:1],
+            {name: images[name] for name in names},
+            networks,
+            iterations=ITERATIONS,
+            seed=7,
+            precision="fp32",
+            key=names,
+            pictures=Path("pictures"),
+            tolerance=1e-6,
+        )
+        return table.set_index(["image", "metric"])["value"].sort_index()
+
+    together = measured("ab")
+    assert together["a", "psnr"] == 0 < together["b", "psnr"]
+    for name in "ab":
+        alone = measured(name)[name]
+        assert together[name].to_dict() == pytest.approx(alone.to_dict(), abs=1e-3)
 
 
 def test_starts_are_measured_as_a_method() -> None:

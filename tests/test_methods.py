@@ -1,14 +1,28 @@
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from reg.equivariance import equivariant
 from reg.errors import InputError
-from reg.iterations import noise_levels, pnp_admm, pnp_gd, red_gd
+from reg.gradient_step import GradientStepDenoiser, save_gradient_step
+from reg.iterations import (
+    Descent,
+    curvature_bound,
+    gs_pnp,
+    noise_levels,
+    pnp_admm,
+    pnp_gd,
+    red_gd,
+)
 from reg.methods import (
     ABLATION,
+    ADAM_STEP,
+    ARMS,
     METHODS,
     Networks,
     begin,
@@ -16,6 +30,7 @@ from reg.methods import (
     iterate,
     load_networks,
     method_named,
+    schedules,
 )
 from reg.networks import Denoiser, Regularizer, initialise, save_network
 from reg.problems import Problem, make_problem, parse_task
@@ -40,9 +55,14 @@ def shrink(strength: float) -> Networks:
     def updated(z: Tensor, s: float) -> Tensor:
         return z / (1 + 2 * strength * s**2)
 
+    def potential(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        share = strength * sigma**2 / (1 + strength * sigma**2)
+        return share / 2 * x.square().sum(dim=(1, 2, 3)), share * x
+
     return Networks(
         {"original": denoiser, "updated": updated},
         {"updated": lambda x: strength * x, "fixed": lambda x: 3 * strength * x},
+        {"gradient-step": potential},
     )
 
 
@@ -67,6 +87,12 @@ def after(method: str, p: Problem, parameters: dict[str, float], iterations: int
         ("red@updated", "red@updated"),
         ("pnp-admm@original", "pnp-admm"),
         ("pnp-admm@updated", "pnp-admm@updated"),
+        ("gs-pnp@gradient-step", "gs-pnp"),
+        ("tv", "tv"),
+        ("pnp-gd+x8", "pnp-gd+x8"),
+        ("pnp-gd@updated+x8", "pnp-gd+x8"),
+        ("pnp-gd-adam@fixed+x8", "pnp-gd-adam@fixed+x8"),
+        ("red@original+x8", "red+x8"),
     ],
 )
 def test_the_usual_arm_is_left_out(method: str, name: str) -> None:
@@ -80,7 +106,10 @@ def test_the_ablation_compares_two_arms_of_two_methods() -> None:
     assert len({canonical(method) for method in ABLATION}) == 4
 
 
-@pytest.mark.parametrize("method", ["", "pnp", "PnP-GD", "pnp-gd ", "pnp_gd", "@updated"])
+@pytest.mark.parametrize(
+    "method",
+    ["", "pnp", "PnP-GD", "pnp-gd ", "pnp_gd", "@updated", "+x8", "pnp-gd+x4", "pnp-gd+x8@fixed"],
+)
 def test_an_unknown_method_is_refused(method: str) -> None:
     uses = [
         lambda: canonical(method),
@@ -98,7 +127,37 @@ def test_an_unknown_method_is_refused(method: str) -> None:
 @pytest.mark.parametrize("method", ["pnp-gd@nowhere", "pnp-admm@nowhere", "red@nowhere"])
 def test_an_unknown_arm_is_refused(method: str) -> None:
     with pytest.raises(InputError, match=f"method '{method}': must be one of .*@updated"):
-        next(iterate(method, problem(), NETWORKS, begin(method, "inpaint-20")))
+        method_named(method)
+
+
+@pytest.mark.parametrize("method", ["tv@updated", "gs-pnp@original"])
+def test_an_arm_of_a_method_without_such_is_refused(method: str) -> None:
+    with pytest.raises(InputError, match=f"method '{method}': must be one of (tv|gs-pnp@grad)"):
+        method_named(method)
+
+
+@pytest.mark.parametrize("method", ["tv+x8", "gs-pnp+x8", "gs-pnp@gradient-step+x8"])
+def test_what_may_not_change_between_iterations_has_no_x8(method: str) -> None:
+    kind = method.partition("+")[0].partition("@")[0]
+    with pytest.raises(InputError, match=rf"{kind} has no \+x8.*; write {kind}$"):
+        method_named(method)
+
+
+@pytest.mark.parametrize(
+    ("method", "there"),
+    [
+        ("pnp-gd@fixed", "updated"),
+        ("pnp-admm@fixed", "original, updated"),
+        ("pnp-admm@fixed+x8", "original, updated"),
+        ("gs-pnp", "none"),
+    ],
+)
+def test_a_network_that_was_not_trained_is_named_with_the_mend(method: str, there: str) -> None:
+    one = {"updated": NETWORKS.regularizers["updated"]}
+    networks = Networks(NETWORKS.denoisers, one)
+    with pytest.raises(InputError, match=f": no network .* {there}; run the stage") as caught:
+        iterate(method, problem(), networks, {})
+    assert str(caught.value).startswith(f"method '{method}': ")
 
 
 @pytest.mark.parametrize("method", ["pnp-gd@original", "pnp-admm@fixed-regularizer-only"])
@@ -115,29 +174,88 @@ def test_an_arm_that_has_no_network_of_the_kind_needed_is_refused(method: str) -
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pnp_gd_takes_noise_levels_of_255_and_the_curvature_of_g(task: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "descent"), [("pnp-gd", "accelerated"), ("pnp-gd-spectral", "spectral")]
+)
+def test_pnp_gd_takes_noise_levels_of_255_and_the_curvature_of_g(
+    task: str, method: str, descent: Descent
+) -> None:
     p = problem(task)
     sigma, curvature = 12.0, 50.0
-    for method, arm in [("pnp-gd", "updated"), ("pnp-gd@fixed", "fixed")]:
+    for name, arm in [(method, "updated"), (f"{method}@fixed", "fixed")]:
         expected = pnp_gd(
             p,
             NETWORKS.regularizers[arm],
             sigma=sigma / 255,
             step=1 / ((sigma / 255) ** 2 * curvature),
-            descent="spectral",
+            descent=descent,
         )
-        found = after(method, p, {"sigma": sigma, "curvature": curvature})
+        found = after(name, p, {"sigma": sigma, "curvature": curvature})
         torch.testing.assert_close(found, next(islice(expected, 4, None)))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pnp_gd_is_stable_up_to_twice_the_curvature(task: str) -> None:
-    # The step is 1/(σ²·curvature): with G(x) = c·x it converges if the curvature exceeds c/2.
-    p, sigma = problem(task), 40.0
-    c = 20.0
-    stable = after("pnp-gd", p, {"sigma": sigma, "curvature": 0.55 * c}, 400)
-    longer = after("pnp-gd", p, {"sigma": sigma, "curvature": 0.55 * c}, 401)
+@pytest.mark.parametrize(
+    ("method", "descent"), [("pnp-gd-adam", "adam"), ("pnp-gd-plain", "plain")]
+)
+def test_other_schedules_of_pnp_gd_take_a_step(task: str, method: str, descent: Descent) -> None:
+    p, G = problem(task), NETWORKS.regularizers["updated"]
+    expected = pnp_gd(p, G, sigma=12 / 255, step=0.3, descent=descent)
+    found = after(method, p, {"sigma": 12.0, "step": 0.3})
+    torch.testing.assert_close(found, next(islice(expected, 4, None)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", ["pnp-gd", "pnp-gd-spectral"])
+def test_pnp_gd_is_stable_where_the_curvature_exceeds_its_bound(task: str, method: str) -> None:
+    # The step is 1/(σ²·curvature); G(x) = c·x.
+    p, sigma, c = problem(task), 40.0, 20.0
+    bound = float(curvature_bound(torch.tensor(c))) if method == "pnp-gd" else c / 2
+    parameters = {"sigma": sigma, "curvature": 1.1 * bound}
+    stable, longer = (after(method, p, parameters, count) for count in (400, 401))
     torch.testing.assert_close(stable, longer, rtol=1e-4, atol=1e-5)
+
+
+def test_x8_turns_the_network_of_the_named_arm() -> None:
+    p = problem("deblur-k5-2.55")
+
+    def slanted(z: Tensor, s: float) -> Tensor:
+        return z * torch.linspace(0.5, 1, z.shape[-1]) / (1 + s**2)
+
+    networks = Networks({"original": slanted, "updated": lambda z, s: z})
+    parameters = {"sigma": 3.0, "level": 20.0}
+    found = list(islice(iterate("pnp-admm+x8", p, networks, parameters), 10))
+    expected = pnp_admm(
+        p, equivariant(slanted), sigma=3 / 255, levels=noise_levels(20 / 255, 20 / 255, 1)
+    )
+    for x, wanted in zip(found, islice(expected, 10), strict=True):
+        torch.testing.assert_close(x, wanted)
+    plain = next(islice(iterate("pnp-admm", p, networks, parameters), 9, None))
+    assert not torch.allclose(found[-1], plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gs_pnp_takes_its_potential_with_weight_and_level(task: str) -> None:
+    p = problem(task)
+    potential = NETWORKS.potentials["gradient-step"]
+    expected = gs_pnp(p, potential, weight=0.3, sigma=15 / 255)
+    found = after("gs-pnp", p, {"weight": 0.3, "sigma": 15.0})
+    torch.testing.assert_close(found, next(islice(expected, 4, None)))
+
+
+def test_hqs_falls_from_49_to_its_level_in_24_iterations_and_ends() -> None:
+    used: list[float] = []
+
+    def noting(z: Tensor, s: float) -> Tensor:
+        used.append(255 * s)
+        return z / (1 + s**2)
+
+    networks = Networks({"original": noting})
+    xs = list(iterate("pnp-hqs", problem(), networks, {"sigma": 3.0, "level": 5.0}))
+    assert len(xs) == len(used) == 24
+    assert (used[0], used[-1]) == pytest.approx((49, 5))
+    ratios = [b / a for a, b in pairwise(used)]
+    assert ratios == pytest.approx([(5 / 49) ** (1 / 23)] * 23)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -207,7 +325,7 @@ def test_tuning_begins_where_a_method_runs(method: str, task: str) -> None:
     assert x.shape == (2, 3, 24, 24)
     assert bool(x.isfinite().all())
     assert METHODS[method].begin(parse_task(task)) == parameters
-    for arm in METHODS[method].arms:
+    for arm in ARMS[METHODS[method].kind]:
         assert begin(f"{method}@{arm}", task) == parameters
 
 
@@ -215,6 +333,57 @@ def test_tuning_begins_where_a_method_runs(method: str, task: str) -> None:
 def test_nothing_is_drawn_at_random(method: str) -> None:
     p, parameters = problem("inpaint-20"), begin(method, "inpaint-20")
     assert torch.equal(after(method, p, parameters), after(method, p, parameters))
+
+
+# --- schedules -----------------------------------------------------------------------------
+
+PAPER_TASKS = ["deblur-k3-2.55", *TASKS, "sr-x2-2.55", "sr-x4-2.55", "inpaint-10"]
+
+
+@settings(max_examples=60)
+@given(
+    sigma=st.floats(0.1, 100),
+    L=st.floats(0.01, 1e5),
+    margin=st.floats(1.0, 100),
+    task=st.sampled_from(PAPER_TASKS),
+)
+def test_the_plain_step_is_below_its_bound_wherever_pnp_gd_is_stable(
+    sigma: float, L: float, margin: float, task: str
+) -> None:
+    c = margin * float(curvature_bound(torch.tensor(L, dtype=torch.float64)))
+    step = schedules(task, {"sigma": sigma, "curvature": c})["pnp-gd-plain"]["step"]
+    norm = problem(task).operator.norm(24, 24)
+    assert step < 2 / (norm**2 + (sigma / 255) ** 2 * L)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_all_schedules_follow_one_gradient_to_the_same_fixed_point(task: str) -> None:
+    # φ = 10‖x‖² in float64; Adam's constant rate leaves it oscillating about the fixed point.
+    truth = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)).double()
+    p, networks = make_problem(task, truth, ["a", "b"], 3), shrink(20.0)
+    tuned = {"sigma": 40.0, "curvature": 1.1 * float(curvature_bound(torch.tensor(20.0)))}
+    last = {
+        method: next(islice(iterate(method, p, networks, parameters), 1499, None))
+        for method, parameters in schedules(task, tuned).items()
+    }
+    assert set(last) == {"pnp-gd", "pnp-gd-spectral", "pnp-gd-adam", "pnp-gd-plain"}
+    residual = p.operator.A(last["pnp-gd"]) - p.y
+    gradient = p.operator.A_adjoint(residual) + (40 / 255) ** 2 * 20.0 * last["pnp-gd"]
+    assert gradient.abs().max() < 1e-9
+    for method, x in last.items():
+        tolerance = 0.01 if method == "pnp-gd-adam" else 1e-8
+        torch.testing.assert_close(x, last["pnp-gd"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_schedules_keep_what_was_tuned_and_adam_its_official_rate(task: str) -> None:
+    tuned = {"sigma": 3.0, "curvature": 700.0}
+    found = schedules(task, tuned)
+    assert found["pnp-gd"] == found["pnp-gd-spectral"] == tuned
+    assert {parameters["sigma"] for parameters in found.values()} == {3.0}
+    assert found["pnp-gd-adam"]["step"] == ADAM_STEP[parse_task(task).kind]
+    assert found["pnp-gd-plain"]["step"] == pytest.approx(1.4 / (1 + (3 / 255) ** 2 * 700))
+    assert tuned == {"sigma": 3.0, "curvature": 700.0}
 
 
 # --- networks on disk ----------------------------------------------------------------------
@@ -259,6 +428,38 @@ def test_loaded_networks_are_frozen(models: Path) -> None:
     for network in (*networks.denoisers.values(), *networks.regularizers.values()):
         assert isinstance(network, Denoiser | Regularizer)
         assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_the_potential_is_loaded_where_it_was_trained(models: Path) -> None:
+    assert load_networks(models).potentials == {}
+    trained = GradientStepDenoiser(CHANNELS, 1)
+    initialise(trained, seeded(7))
+    save_gradient_step(trained, models / "train_gs" / "denoiser.safetensors", {})
+    networks = load_networks(models)
+    assert set(networks.potentials) == {"gradient-step"}
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found, expected = (
+            of(x, 0.1)
+            for of in (networks.potentials["gradient-step"], trained.potential_and_gradient)
+        )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_every_method_runs_on_loaded_networks(models: Path) -> None:
+    save_gradient_step(
+        GradientStepDenoiser(CHANNELS, 1), models / "train_gs" / "denoiser.safetensors", {}
+    )
+    networks = load_networks(models)
+    turned = [f"{name}+x8" for name, method in METHODS.items() if "ers" in method.kind]
+    assert len(turned) == 8
+    with torch.no_grad():
+        for method in (*METHODS, *turned):
+            iterates = iterate(method, problem(), networks, begin(method, "deblur-k5-2.55"))
+            x = next(islice(iterates, 1, None))
+            assert x.shape == (2, 3, 24, 24)
+            assert bool(x.isfinite().all())
 
 
 def test_all_methods_of_the_ablation_run_on_loaded_networks(models: Path) -> None:

@@ -51,6 +51,18 @@ def test_values_outside_the_range_are_clipped() -> None:
     assert psnr(under, truth).item() == pytest.approx(20, abs=1e-3)
 
 
+def test_without_clipping_values_outside_the_range_count() -> None:
+    truth = torch.ones(2, 3, 4, 4)
+    x = truth + torch.tensor([0.1, 1.0]).view(2, 1, 1, 1)
+    torch.testing.assert_close(psnr(x, truth, clip=False), torch.tensor([20.0, 0.0]))
+    assert psnr(x, truth).min() >= 100
+    inside = image(2, 3, 4, 4)
+    assert torch.equal(psnr(inside, truth, clip=False), psnr(inside, truth))
+    # Clipping to the range of the truth never moves a value away from it.
+    wild = 3 * image(2, 3, 4, 4, seed=1) - 1
+    assert bool((psnr(wild, inside) > psnr(wild, inside, clip=False)).all())
+
+
 def test_psnr_of_equal_images_is_finite() -> None:
     x = image(2, 3, 8, 8)
     assert bool(psnr(x, x).isfinite().all())

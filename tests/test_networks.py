@@ -25,6 +25,7 @@ from reg.networks import (
     initialise,
     load_denoiser,
     load_regularizer,
+    noise_level_map,
     read_metadata,
     resolve_precision,
     save_network,
@@ -185,6 +186,16 @@ def test_denoiser_sees_the_level_as_a_constant_fourth_channel() -> None:
     level = torch.full((1, 1, 16, 24), 0.07)
     with torch.no_grad():
         torch.testing.assert_close(denoiser(z, 0.07), denoiser.network(torch.cat([z, level], 1)))
+
+
+def test_the_noise_level_map_has_one_value_per_image() -> None:
+    z = image(2, 3, 5, 7).double()
+    level = noise_level_map(z, torch.tensor([0.1, 0.2]))
+    assert level.shape == (2, 1, 5, 7)
+    assert level.dtype == torch.float64
+    torch.testing.assert_close(level.mean(dim=(1, 2, 3)).float(), torch.tensor([0.1, 0.2]))
+    assert level[0].unique().numel() == level[1].unique().numel() == 1
+    assert torch.equal(noise_level_map(z, 0.25), torch.full((2, 1, 5, 7), 0.25).double())
 
 
 def test_forms_of_the_regularizer() -> None:

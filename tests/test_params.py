@@ -112,6 +112,14 @@ def test_without_the_key_each_profile_has_its_own_lambda(raw: Raw, file: Path) -
     assert read(raw, file).active.train_reg.lambda_ == 1.0
 
 
+@pytest.mark.parametrize("value", [-1, "much"])
+def test_a_budget_is_a_number_of_megabytes(value: object, raw: Raw, file: Path) -> None:
+    raw["data"]["memory_mb"] = value
+    with pytest.raises(InputError):
+        read(raw, file)
+    assert refused(file).startswith(f"data.memory_mb = {value!r}: ")
+
+
 # --- what is refused -----------------------------------------------------------------------
 
 
@@ -190,6 +198,12 @@ def test_a_missing_section_is_named(raw: Raw, file: Path) -> None:
         ("pretrain.clip_gradient", -1, "greater than 0"),
         ("tune.crop", 50, "multiple of 12"),
         ("tune.trials", 0, "greater than or equal to 1"),
+        ("tune.tolerance", -1e-4, "greater than or equal to 0"),
+        ("evaluate_restoration.tolerance", float("nan"), ""),
+        ("accelerate.tasks", [], "at least 1"),
+        ("accelerate.short", 0, "greater than or equal to 1"),
+        ("accelerate.crop", 50, "multiple of 12"),
+        ("train_gs.iterations", 0, "greater than 0"),
         ("evaluate_restoration.tasks", [], "at least 1"),
         ("evaluate_restoration.methods", [], "at least 1"),
         ("evaluate_convergence.crop", "all", "integer"),
@@ -225,6 +239,7 @@ def test_channels_are_four_positive_numbers(channels: list[Any], raw: Raw, file:
         ("evaluate_restoration.tasks", ["inpaint-20", "deblur-k9-2.55"]),
         ("evaluate_restoration.keep_images", ["deblur-k9-2.55"]),
         ("ablate.tasks", ["deblur-k9-2.55"]),
+        ("accelerate.tasks", ["sr-x2-2.55", "deblur-k9-2.55"]),
         ("finetune_unrolled.task", "deblur-k9-2.55"),
     ],
 )
@@ -239,7 +254,7 @@ def test_an_unknown_task_is_named_with_the_grammar(
     assert "deblur-<k0…k7>-<sigma>" in message
 
 
-@pytest.mark.parametrize("method", ["pnp-gp", "pnp-gd@nowhere"])
+@pytest.mark.parametrize("method", ["pnp-gp", "pnp-gd@nowhere", "pnp-gd+x4"])
 def test_an_unknown_method_is_named_with_those_known(method: str, raw: Raw, file: Path) -> None:
     with pytest.raises(InputError):
         read(with_value(raw, "evaluate_restoration.methods", ["red", method]), file)
@@ -247,6 +262,12 @@ def test_an_unknown_method_is_named_with_those_known(method: str, raw: Raw, file
     assert "profiles.tiny.evaluate_restoration.methods" in message
     assert method in message
     assert "must be" in message
+
+
+def test_methods_with_an_arm_or_made_equivariant_are_taken(raw: Raw, file: Path) -> None:
+    methods = ["pnp-gd", "red", "pnp-admm", "pnp-gd@fixed+x8", "gs-pnp", "tv"]
+    params = read(with_value(raw, "evaluate_restoration.methods", methods), file)
+    assert params.active.evaluate_restoration.methods == tuple(methods)
 
 
 def test_an_unknown_profile_is_named_with_those_defined(raw: Raw, file: Path) -> None:

@@ -1,9 +1,14 @@
+import mmap
 from collections import Counter
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from reg import patches as module
+from reg.datasets import MappedImages
 from reg.errors import InputError
 from reg.patches import Patches, dihedral
 
@@ -49,6 +54,59 @@ def test_batch_depends_on_seed_and_iteration_only() -> None:
     assert torch.equal(forwards.batch(far), backwards.batch(far))
     assert not torch.equal(forwards.batch(0), Patches(images, 24, 4, seed=12).batch(0))
     assert not torch.equal(forwards.batch(0), forwards.batch(1))
+
+
+def test_a_batch_between_two_epochs_draws_each_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    generator = module._generator
+    monkeypatch.setattr(module, "_generator", lambda *key: drawn.append(key) or generator(*key))
+    patches = Patches([flat(16, 16, level) for level in range(10)], 16, 4, seed=6)
+    for _ in range(3):
+        patches.batch(2)  # crops 8 to 11: the epochs 0 and 1
+    assert [key for key in drawn if key[1] == module.ORDER_STREAM] == [(6, 0, 0), (6, 0, 1)]
+
+
+def mapped(file: Path, images: list[np.ndarray]) -> MappedImages:
+    file.write_bytes(b"".join(image.tobytes() for image in images))
+    return MappedImages(file, [len(image) for image in images], [i.shape[1] for i in images])
+
+
+def test_mapped_images_give_the_same_crops(tmp_path: Path) -> None:
+    images = [numbered(60, 70), flat(300, 400, 90), numbered(40, 200)]
+    views = mapped(tmp_path / "file", images)
+    assert not any(view.flags.writeable for view in views)
+    ours, theirs = Patches(views, 24, 4, seed=11), Patches(images, 24, 4, seed=11)
+    for i in (0, 1, 2, 10**9, 3):
+        assert torch.equal(ours.batch(i), theirs.batch(i))
+
+
+def test_what_the_next_batch_reads_is_announced(tmp_path: Path) -> None:
+    class Recorded:
+        asked: list[range]
+
+        def madvise(self, advice: int, first: int, length: int) -> None:
+            assert advice == mmap.MADV_WILLNEED
+            assert first % mmap.PAGESIZE == 0
+            assert first + length <= size
+            self.asked.append(range(first, first + length))
+
+    # Every byte of an image of its own value, so that a crop tells from which image it is.
+    images = [flat(40 + 7 * level, 300, level) for level in range(20)]
+    starts = [0, *accumulate(image.nbytes for image in images)]
+    size = starts[-1]
+    views = mapped(tmp_path / "file", images)
+    views._map = recorded = Recorded()  # type: ignore[assignment]
+    patches = Patches(views, 32, 6, seed=4)
+    for iteration in range(10):
+        recorded.asked = []
+        patches.batch(iteration)
+        chosen, corners, _ = patches._draw(iteration + 1)
+        for asked, k, (y, x) in zip(recorded.asked, chosen, corners, strict=True):
+            first = starts[k] + 3 * (300 * y + x)
+            last = starts[k] + 3 * (300 * (y + 31) + x + 31) + 2
+            assert first in asked
+            assert last in asked
+            assert len(asked) < 32 * 900 + mmap.PAGESIZE
 
 
 def test_crops_are_float_images_in_channels_last() -> None:

@@ -34,7 +34,7 @@ def stages() -> set[str]:
 
 
 STAGES = stages()
-WITHOUT_LAMBDA = {"prepare", "pretrain", "train_reg@fixed", "finetune_unrolled@random"}
+WITHOUT_LAMBDA = {"prepare", "pretrain", "train_gs", "train_reg@fixed", "finetune_unrolled@random"}
 CHANNELS = (4, 4, 8, 8)  # those of the profile
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")

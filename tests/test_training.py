@@ -1,3 +1,6 @@
+import errno
+import io
+import math
 import os
 import signal
 import subprocess
@@ -15,10 +18,10 @@ from torch import Tensor, nn
 import reg
 from reg.checkpoints import CHECKPOINTS, forget
 from reg.errors import InputError
-from reg.losses import DenoisingObjective, RegObjective
+from reg.losses import DenoisingObjective, Generators, RegObjective
 from reg.networks import Denoiser, Regularizer, save_network
 from reg.patches import Patches
-from reg.training import Recipe, seeded, train
+from reg.training import Recipe, no_log, seeded, train
 
 RUN = "run"
 SMALL = (4, 4, 4, 4)
@@ -130,8 +133,9 @@ def test_equal_runs_give_equal_bytes() -> None:
         {"joint": True},
         {"precision": "bf16"},
         {"schedule": "halving", "halve_every": 3, "warmup": 2, "clip_gradient": 0.1},
+        {"ema": 0.8, "micro_batch": 1},
     ],
-    ids=["fp32", "joint", "bf16", "halving"],
+    ids=["fp32", "joint", "bf16", "halving", "ema"],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     options: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -169,35 +173,116 @@ def test_interrupted_twice_equals_uninterrupted() -> None:
     assert run(iterations=10) == whole
 
 
-def test_a_process_killed_by_the_system_is_resumed_exactly(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(
-        "import importlib.util, os, signal, sys\n"
-        "spec = importlib.util.spec_from_file_location('tests', sys.argv[1])\n"
-        "tests = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(tests)\n"
-        "def killing(validate, at):\n"
-        "    ending = raising(validate, at)\n"
-        "    def validate_or_kill():\n"
-        "        try:\n"
-        "            return ending()\n"
-        "        except tests.KilledError:\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return validate_or_kill\n"
-        "raising, tests.killing = tests.killing, killing\n"
-        "tests.run(killed_at=3, joint=True)\n"
-    )
-    threads = str(torch.get_num_threads())
+# Forked from a process that has loaded everything and computed nothing, so that ten runs cost
+# ten trainings. The first argument is the file of the tests.
+KILLED = """
+import importlib.util, os, signal, sys, time
+import numpy as np
+spec = importlib.util.spec_from_file_location("tests", sys.argv[1])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+
+def training(name):
+    child = os.fork()
+    if child == 0:
+        sys.stdout = open(os.devnull, "w")
+        whole = tests.run(checkpoint=name, joint=True, iterations=60, validate_every=3, ema=0.9)
+        tests.Path(name).write_bytes(b"".join(whole))
+        os._exit(0)
+    return child
+
+began = time.monotonic()
+assert os.waitpid(training("whole"), 0)[1] == 0
+seconds = time.monotonic() - began
+killed = 0
+for share in np.random.default_rng(0).uniform(0.05, 0.2, size=10):
+    child = training("killed")
+    time.sleep(share * seconds)
+    os.kill(child, signal.SIGKILL)
+    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+assert os.waitpid(training("killed"), 0)[1] == 0
+assert killed >= 5, killed
+assert tests.Path("whole").read_bytes() == tests.Path("killed").read_bytes()
+"""
+
+
+def test_killed_at_ten_random_moments_equals_uninterrupted(tmp_path: Path) -> None:
     root = str(Path(reg.__file__).parents[1])
     child = subprocess.run(
-        [sys.executable, str(script), __file__],
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": threads},
+        [sys.executable, "-c", KILLED, __file__],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert len(checkpoints()) == 2
-    assert run(joint=True) == run(joint=True, checkpoint="whole")
+    assert child.returncode == 0, child.stderr
+
+
+class Signalling(Patches):
+    """Crops whose user asks the process to stop while an iteration is computed."""
+
+    def __init__(self, signals: Mapping[int, list[signal.Signals]]) -> None:
+        images = np.random.default_rng(0).integers(256, size=(3, 20, 24, 3), dtype=np.uint8)
+        super().__init__(list(images), 16, 2, 5)
+        self.signals = signals
+
+    def batch(self, iteration: int) -> Tensor:
+        for number in self.signals.get(iteration, []):
+            signal.raise_signal(number)
+        return super().batch(iteration)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_loses_nothing(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, object] = {"iterations": 9, "validate_every": 4, "joint": True, "ema": 0.5}
+    whole = run(checkpoint="whole", **options)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        # Crops are drawn one iteration ahead; 6 lies between two validations.
+        patch.setitem(globals(), "patches", lambda: Signalling({7: [number]}))
+        with pytest.raises(SystemExit, match="test: stopped after iteration 6 of 9") as caught:
+            run(**options)
+    assert isinstance(caught.value.code, str)  # a line on stderr and status 1
+    assert "\n" not in caught.value.code
+    assert [path.stem for path in checkpoints()] == ["000000004", "000000006"]
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    done: list[int] = []
+    count_batches(monkeypatch, done)
+    assert run(**options) == whole
+    assert done[0] == 7
+
+
+def test_who_asks_twice_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "patches", lambda: Signalling({5: [signal.SIGINT] * 2}))
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert [path.stem for path in checkpoints()] == ["000000002"]
+
+
+def test_a_full_disk_is_one_line_and_loses_only_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run(checkpoint="whole", iterations=12)
+    written = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 6:  # each checkpoint takes two, for the file and for its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=str(CHECKPOINTS / RUN)) as caught:
+            run(iterations=12)
+    assert "No space left" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in sorted((CHECKPOINTS / RUN).iterdir())] == [
+        "000000004.pt",
+        "000000006.pt",
+    ]
+    assert run(iterations=12) == whole
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, -1])
@@ -268,15 +353,14 @@ class Distance(nn.Module):
         self.faulty, self.fault = faulty, fault
         self.seen: list[tuple[int, Tensor, Tensor]] = []
 
-    def forward(
-        self, clean: Tensor, iteration: int, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        self.seen.append((iteration, clean.clone(), torch.rand(2, generator=generator)))
-        loss = (self.w - 3).square().sum()
+    def forward(self, clean: Tensor, iteration: int, generators: Generators) -> dict[str, Tensor]:
+        drawn = torch.stack([torch.rand(2, generator=one) for one in generators])
+        self.seen.append((iteration, clean.clone(), drawn))
+        loss = (self.w - 3).square().expand(len(clean))
         if self.faulty(iteration):
             # `loss`: a loss that is not finite, though its gradient is.
             loss = loss + torch.inf if self.fault == "loss" else loss * float(self.fault)
-        return {"loss": loss, "iteration": torch.tensor(float(iteration))}
+        return {"loss": loss, "count": torch.full((len(clean),), float(iteration))}
 
 
 def follow(objective: nn.Module, checkpoint: str = RUN, seed: int = 1, **options: object):
@@ -293,8 +377,7 @@ def follow(objective: nn.Module, checkpoint: str = RUN, seed: int = 1, **options
 
 
 def values(log: pd.DataFrame, metric: str) -> dict[int, float]:
-    rows = log[log["metric"] == metric]
-    return dict(zip(rows["iteration"], rows["value"], strict=True))
+    return dict(zip(log["iteration"], log[metric], strict=True))
 
 
 def test_the_objective_is_minimised() -> None:
@@ -315,8 +398,9 @@ def test_the_log_holds_means_since_the_last_validation() -> None:
         validate=lambda: {"psnr": next(levels)},
         schedule="halving",
     )
-    assert list(log.columns) == ["iteration", "metric", "value"]
-    assert values(log, "iteration") == {3: 2.0, 6: 5.0, 8: 7.5}
+    assert list(log.columns) == ["iteration", "loss", "count", "psnr", "learning_rate"]
+    assert log["iteration"].tolist() == [3, 6, 8]
+    assert values(log, "count") == {3: 2.0, 6: 5.0, 8: 7.5}
     assert values(log, "psnr") == {3: 21.0, 6: 22.0, 8: 23.0}
     assert list(values(log, "loss")) == [3, 6, 8]
     rates = values(log, "learning_rate")
@@ -348,15 +432,15 @@ def test_what_an_iteration_sees_depends_on_seed_and_iteration_only() -> None:
     for (_, clean, drawn), (_, clean_2, drawn_2) in zip(long.seen[:3], short.seen, strict=True):
         assert torch.equal(clean, clean_2)
         assert torch.equal(drawn, drawn_2)
-    draws = torch.stack([drawn for _, _, drawn in long.seen + other.seen])
-    assert len(draws.unique(dim=0)) == 12
+    draws = torch.cat([drawn for _, _, drawn in long.seen + other.seen])
+    assert len(draws.unique(dim=0)) == 24  # two crops at each iteration, each with its own
     assert all(torch.equal(clean, patches().batch(k)) for k, clean, _ in long.seen)
 
 
 def test_gradients_are_clipped_by_their_norm() -> None:
     class Ramp(Distance):
         def forward(self, *arguments: object) -> dict[str, Tensor]:
-            return {"loss": 1e3 * self.w.sum()}
+            return {"loss": 1e3 * self.w}
 
     # Adam's first step is the rate whatever the gradient, unless that is as small as its epsilon.
     clipped, free = Ramp(), Ramp()
@@ -364,6 +448,148 @@ def test_gradients_are_clipped_by_their_norm() -> None:
     follow(free, "b", iterations=1, learning_rate=0.1)
     assert free.w.item() == pytest.approx(-0.1, rel=1e-3)
     assert clipped.w.item() == pytest.approx(-0.05, rel=1e-2)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_accumulated_steps_are_those_of_the_whole_batch(
+    micro_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).integers(256, size=(3, 20, 24, 3), dtype=np.uint8)
+    monkeypatch.setitem(globals(), "patches", lambda: Patches(list(images), 16, 4, 5))
+
+    def losses(**options: object) -> pd.DataFrame:
+        content = run(checkpoint=str(options), joint=True, iterations=20, batch=4, **options)[1]
+        return pd.read_csv(io.BytesIO(content))
+
+    pd.testing.assert_frame_equal(losses(micro_batch=micro_batch), losses(), rtol=1e-5, atol=0)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    # Plain sums, so that the weights of unequal parts show: 3 crops at once of 4.
+    class Brightness(Distance):
+        def forward(self, clean: Tensor, *arguments: object) -> dict[str, Tensor]:
+            return {"loss": self.w * clean.mean(dim=(1, 2, 3)) ** 2}
+
+    gradients = []
+    for micro_batch in (None, 3):
+        objective = Brightness()
+        objective.w.register_post_accumulate_grad_hook(
+            lambda w: gradients.append(w.grad.item())  # type: ignore[union-attr]
+        )
+        images = np.random.default_rng(0).integers(256, size=(3, 20, 24, 3), dtype=np.uint8)
+        train(
+            objective,
+            Patches(list(images), 16, 4, 5),
+            recipe(iterations=1, batch=4, micro_batch=micro_batch),
+            title="brightness",
+            seed=1,
+            checkpoint=f"{micro_batch}",
+        )
+    whole, part, parts = gradients
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert part < 0.9 * whole
+
+
+def test_the_average_of_weights_in_closed_form() -> None:
+    class Ramp(Distance):
+        def forward(self, *arguments: object) -> dict[str, Tensor]:
+            return {"loss": self.w}
+
+    given = {"iterations": 40, "learning_rate": 0.1, "validate_every": 10}
+    objective, plain = Ramp(), Ramp()
+    follow(plain, "plain", **given)
+    log = follow(objective, **given, ema=0.8, validate=lambda: {"w": objective.w.item()})
+    # Adam's step on a constant gradient is the rate. The decay rises to 0.8 by iteration 35.
+    weights, average, expected = -np.cumsum(rates(recipe(**given))), 0.0, {}
+    for k, w in enumerate(weights, start=1):
+        decay = min(0.8, (1 + k) / (10 + k))
+        average = decay * average + (1 - decay) * w
+        expected[k] = average
+    assert plain.w.item() == pytest.approx(weights[-1], rel=1e-4)
+    assert objective.w.item() == pytest.approx(average, rel=1e-4)  # what is saved
+    assert values(log, "w") == pytest.approx({k: expected[k] for k in (10, 20, 30, 40)}, rel=1e-4)
+
+
+def test_averaging_leaves_the_training_as_it_is() -> None:
+    objectives = [Distance(), Distance()]
+    logs = [
+        follow(objective, f"{ema}", iterations=20, ema=ema)
+        for objective, ema in zip(objectives, (0.0, 0.99), strict=True)
+    ]
+    pd.testing.assert_frame_equal(*logs)
+    assert objectives[0].w.item() != objectives[1].w.item()
+
+
+def test_a_compiled_training_gives_the_same_weights_by_the_same_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = []
+
+    def eager(module: nn.Module, **options: object) -> object:
+        compiled.append(module)
+        return torch_compile(module, backend="eager")  # no code generator, for it takes minutes
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", eager)
+    assert run(iterations=2, compile=True) == run(iterations=2, checkpoint="plain")
+    assert compiled
+    state = torch.load(checkpoints()[-1], weights_only=True)
+    assert all(name.startswith("denoiser.network.") for name in state["objective"])
+
+
+# --- the live view -------------------------------------------------------------------------
+
+
+def test_the_log_can_be_read_while_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("results/log.csv")
+    seen: list[int] = []
+
+    def validate() -> Mapping[str, float]:
+        seen.append(len(pd.read_csv(path)) if path.exists() else 0)
+        return {"psnr": 20.0 + len(seen)}
+
+    def training(at: int | None = None) -> pd.DataFrame:
+        return train(
+            Distance(),
+            patches(),
+            recipe(),
+            title="test",
+            seed=1,
+            checkpoint=RUN,
+            validate=killing(validate, at),
+            log=path,
+            measure_start=True,
+        )
+
+    with pytest.raises(KilledError):
+        training(at=4)
+    assert seen == [0, 1, 2]
+    path.unlink()  # as DVC does before it runs a stage again
+    log = training()
+    assert seen == [0, 1, 2, 3, 4]
+    assert log["iteration"].tolist() == [0, 2, 4, 6, 8]
+    assert list(log.columns) == ["iteration", "psnr", "loss", "count", "learning_rate"]
+    assert math.isnan(log["loss"][0])
+    assert path.read_text() == log.to_csv(index=False, float_format="%.6g")
+
+
+def test_a_band_without_crops_is_left_empty() -> None:
+    class Bands(Distance):
+        def forward(
+            self, clean: Tensor, iteration: int, generators: Generators
+        ) -> dict[str, Tensor]:
+            inside = torch.tensor([1.0, 0.0])
+            low = torch.stack([inside * iteration, inside])
+            return {"loss": self.w.expand(2), "low": low, "high": torch.zeros(2, 2)}
+
+    log = follow(Bands(), iterations=4)
+    assert values(log, "low") == {2: 1.5, 4: 3.5}
+    assert log["high"].isna().all()
+
+
+def test_an_imported_network_is_measured_once() -> None:
+    log = no_log(lambda: {"psnr25": 30.0})
+    assert log.to_dict("records") == [{"iteration": 0, "psnr25": 30.0}]
 
 
 # --- values that are not finite ------------------------------------------------------------
@@ -439,7 +665,7 @@ def test_training_follows_the_schedule(seed: int) -> None:
     # Adam's step on a constant gradient is the learning rate.
     class Ramp(Distance):
         def forward(self, *arguments: object) -> dict[str, Tensor]:
-            return {"loss": self.w.sum()}
+            return {"loss": self.w}
 
     objective = Ramp()
     given = {"iterations": 12, "learning_rate": 0.1, "warmup": 3}
@@ -457,6 +683,9 @@ def test_training_follows_the_schedule(seed: int) -> None:
         {"batch": 0},
         {"schedule": "linear"},
         {"validate_every": 0},
+        {"ema": 1.0},
+        {"micro_batch": 0},
+        {"devices": 0},
         {"iteration": 5},
     ],
     ids=str,
@@ -464,6 +693,11 @@ def test_training_follows_the_schedule(seed: int) -> None:
 def test_impossible_recipes_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fault))):
         recipe(**fault)
+
+
+def test_how_a_training_is_spread_over_devices_is_no_part_of_what_decides_it() -> None:
+    spread = recipe(devices=8, nodes=2, micro_batch=1, compile=True)
+    assert spread.model_dump() == recipe().model_dump()
 
 
 # --- seeds ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import math
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from reg.evaluation import settle
 from reg.methods import Networks, begin, iterate
 from reg.metrics import psnr
 from reg.problems import make_problem
@@ -197,48 +199,88 @@ def noise_images() -> dict[str, Tensor]:
     }
 
 
+PAIRS = [("deblur-k0-2.55", "pnp-gd"), ("inpaint-50", "pnp-admm")]
+
+
+def tuned(
+    shrinking: Shrinking, tolerance: float, iterations: int = 3, key: str = "key"
+) -> tuple[list[list[Any]], dict[str, dict[str, dict[str, float]]]]:
+    table, chosen = tune(
+        PAIRS,
+        noise_images(),
+        shrinking.networks(),
+        trials=6,
+        iterations=iterations,
+        tolerance=tolerance,
+        seed=7,
+        precision="fp32",
+        key=key,
+    )
+    assert list(table.columns) == ["task", "method", "parameters", "psnr"]
+    return table.to_numpy().tolist(), chosen
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.02])
 def test_tune_keeps_all_trials_and_chooses_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tolerance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    images, pairs = noise_images(), [("deblur-k0-2.55", "pnp-gd"), ("inpaint-50", "pnp-admm")]
-
-    def tuned(shrinking: Shrinking) -> tuple[list[list[object]], object]:
-        table, chosen = tune(
-            pairs,
-            images,
-            shrinking.networks(),
-            trials=6,
-            iterations=3,
-            seed=7,
-            precision="fp32",
-            key="key",
-        )
-        assert list(table.columns) == ["task", "method", "parameters", "psnr"]
-        return table.to_numpy().tolist(), chosen
-
     first, again = Shrinking(), Shrinking()
-    rows, chosen = tuned(first)
-    for task, method in pairs:
+    rows, chosen = tuned(first, tolerance)
+    for task, method in PAIRS:
         found = [
             (json.loads(cell), value) for t, m, cell, value in rows if (t, m) == (task, method)
         ]
         assert len(found) == 6
         assert set(found[0][0]) == set(begin(method, task))
-        assert chosen[task][method] == best_trial(found)  # type: ignore[index]
+        assert chosen[task][method] == best_trial(found)
         for parameters, value in found[:2]:
-            assert value == pytest.approx(mean_psnr(task, method, images, parameters), abs=1e-3)
-    assert tuned(again) == (rows, chosen)  # finished pairs are kept
+            expected = mean_psnr(task, method, parameters, 3, tolerance)
+            assert value == pytest.approx(expected, abs=1e-3)
+    assert tuned(again, tolerance) == (rows, chosen)  # finished pairs are kept
     assert again.calls == 0 < first.calls
 
 
+def test_a_trial_ends_where_its_images_have_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short, long = Shrinking(), Shrinking()
+    rough, _ = tuned(short, 1e-2, iterations=200, key="rough")
+    fine, _ = tuned(long, 1e-6, iterations=200, key="fine")
+    assert short.calls < long.calls / 2
+    assert long.calls < 200 * 2 * 6 * 2  # iterations, batches, trials, pairs
+    assert rough[0][:3] == fine[0][:3]
+
+
+def test_a_method_that_ends_by_itself_is_scored_by_its_last_iterate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table, _ = tune(
+        [("inpaint-50", "pnp-hqs")],
+        noise_images(),
+        Shrinking().networks(),
+        trials=1,
+        iterations=1000,
+        tolerance=0.0,
+        seed=7,
+        precision="fp32",
+        key="key",
+    )
+    parameters = begin("pnp-hqs", "inpaint-50")
+    expected = mean_psnr("inpaint-50", "pnp-hqs", parameters, 24, 0.0)
+    assert table["psnr"].tolist() == pytest.approx([expected], abs=1e-3)
+
+
 def mean_psnr(
-    task: str, method: str, images: Mapping[str, Tensor], parameters: Mapping[str, float]
+    task: str, method: str, parameters: Mapping[str, float], iterations: int, tolerance: float
 ) -> float:
     """Each image on its own, by hand."""
     levels = []
-    for name, image in images.items():
+    for name, image in noise_images().items():
         problem = make_problem(task, image, [name], 7)
         iterates = iterate(method, problem, Shrinking().networks(), parameters)
-        levels.append(psnr(next(islice(iterates, 2, None)), image).item())
+        xs = list(islice(settle(iterates, problem.start, tolerance), iterations))
+        levels.append(psnr(xs[-1], image).item())
     return sum(levels) / len(levels)

@@ -126,6 +126,10 @@ def test_gradients_reach_every_weight_and_nothing_else() -> None:
 # --- the objective -------------------------------------------------------------------------
 
 
+def generators(iteration: int, seed: int = 0) -> list[torch.Generator]:
+    return [seeded(seed, iteration, place) for place in range(4)]
+
+
 def clean(count: int = 4) -> Tensor:
     return torch.rand(count, 3, 24, 24, generator=torch.Generator().manual_seed(5))
 
@@ -136,10 +140,10 @@ def test_the_loss_is_the_mean_absolute_error_of_what_is_restored() -> None:
     seen: list[Problem] = []
     keep: Callable[..., None] = lambda _, inputs, __: seen.append(inputs[0])  # noqa: E731
     network.register_forward_hook(keep)
-    terms = objective(clean(), 3, seeded(0))
+    terms = objective(clean(), 3, generators(3))
     assert list(terms) == ["loss"]
     with torch.no_grad():
-        expected = (network(seen[0]) - clean()).abs().mean()
+        expected = (network(seen[0]) - clean()).abs().mean(dim=(1, 2, 3))
     torch.testing.assert_close(terms["loss"].detach(), expected)
     assert torch.equal(seen[0].truth, clean())
 
@@ -153,14 +157,16 @@ def test_noise_is_fresh_for_every_crop_and_iteration_and_repeatable() -> None:
     )
     network.register_forward_hook(keep)
     for iteration in (1, 2, 1):
-        objective(clean(), iteration, seeded(0))
+        objective(clean(), iteration, generators(iteration))
     first, second, again = noises
     assert torch.equal(first, again)
     every = torch.cat([first, second]).flatten(1)
     correlation = torch.corrcoef(every) - torch.eye(len(every))
     assert correlation.abs().max() < 0.15  # 1728 pixels each: 6 standard deviations
-    UnrolledObjective(network, "denoise-25", seed=8)(clean(), 1, seeded(0))
+    UnrolledObjective(network, "denoise-25", seed=8)(clean(), 1, generators(1))
     assert not torch.equal(noises[-1], first)
+    objective(clean()[2:], 1, generators(1)[2:])  # on another device, in another step
+    torch.testing.assert_close(noises[-1], first[2:])
 
 
 def test_a_few_iterations_of_training_lower_the_loss() -> None:
@@ -171,7 +177,7 @@ def test_a_few_iterations_of_training_lower_the_loss() -> None:
     losses = []
     for iteration in range(1, 31):
         optimiser.zero_grad()
-        loss = objective(dark, iteration, seeded(iteration))["loss"]
+        loss = objective(dark, iteration, generators(iteration))["loss"].mean()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
 from reg.claims import (
     CONVERGENCE_TASKS,
-    METHODS,
     PSNR_DROP,
     VISUAL_TASK,
     Evidence,
@@ -22,6 +22,7 @@ from reg.claims import (
     in_order,
     judge_claims,
     last,
+    method_name,
     read_csv,
     read_table,
     rounded,
@@ -32,10 +33,11 @@ from reg.claims import (
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
-from reg.report import figures, page, tables
+from reg.methods import EQUIVARIANT
+from reg.report import figures, findings, page, tables
+from reg.report.findings import BOUND, NEAR
 from reg.report.page import FigureEntry, TableEntry
 
-LOG_COLUMNS = ("iteration", "metric", "value")
 MANIFEST_COLUMNS = ("name", "role", "source", "path", "width", "height", "sha256")
 THUMBNAILS = 18  # per group of the data sheet
 
@@ -48,12 +50,14 @@ class Inputs:
     manifest_file: Path
     manifest: pd.DataFrame
     evidence: Evidence
+    acceleration: pd.DataFrame
     pretrain: pd.DataFrame
+    gradient_step: pd.DataFrame
     arms: dict[str, pd.DataFrame]
     unrolled_logs: dict[str, pd.DataFrame]
     diagnostics: pd.DataFrame
     trials: pd.DataFrame
-    chosen: dict[str, dict[str, Any]]
+    chosen: dict[str, dict[str, dict[str, float]]]
 
     def file(self, *parts: str) -> str:
         """A result file as a reader finds it."""
@@ -67,6 +71,7 @@ def make_report(
     data: Path,
     reports: Path,
     *,
+    tuning_trials: int,
     seeds: Sequence[int] = (0,),
     settings: Mapping[str, object] | None = None,
 ) -> list[dict[str, Any]]:
@@ -81,6 +86,7 @@ def make_report(
         models: the profile's weights, as `models/demo`; what is found there is listed.
         data: the profile's data, as `data/demo`, with `prepare/manifest.csv`.
         reports: the folder to write into, as `reports/demo`; made if missing.
+        tuning_trials: how many trials the tuning of a method was allowed.
         seeds: training seeds behind the results.
         settings: what the page says of the settings, in this order.
 
@@ -103,7 +109,7 @@ def make_report(
     for entry, draw in _figures(inputs):
         figures.save_figure(draw, reports / "figures" / entry.name)
         figure_entries.append(entry)
-    table_entries = _tables(inputs)
+    table_entries = _tables(inputs, tuning_trials)
     for table in table_entries:
         stem = reports / "tables" / table.sheet.name
         _write(stem.with_suffix(".tex"), tables.to_latex(table.sheet))
@@ -127,11 +133,7 @@ def read_inputs(results: Path, manifest: Path) -> Inputs:
     unrolled_tables = sorted(unrolled.glob("*/table.csv"))
     if not unrolled_tables:
         raise InputError(f"{unrolled}: no */table.csv; run dvc repro finetune_unrolled")
-    chosen = results / "tune" / "chosen.json"
-    try:
-        values = json.loads(chosen.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{chosen}: cannot be read ({error}); run dvc repro tune") from None
+    trials = read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr"))
     return Inputs(
         results=results,
         manifest_file=manifest,
@@ -142,20 +144,51 @@ def read_inputs(results: Path, manifest: Path) -> Inputs:
             ablation=read_table(results / "ablate" / "table.csv"),
             unrolled=pd.concat([read_table(t) for t in unrolled_tables], ignore_index=True),
         ),
-        pretrain=read_csv(results / "pretrain" / "log.csv", LOG_COLUMNS),
+        acceleration=read_table(results / "accelerate" / "table.csv"),
+        pretrain=_log(results / "pretrain" / "log.csv"),
+        gradient_step=_log(results / "train_gs" / "log.csv"),
         arms=_logs(results / "train_reg", ("updated", "fixed")),
         unrolled_logs=_logs(unrolled, ("reg", "random")),
         diagnostics=read_csv(results / "diagnose" / "table.csv", DIAGNOSTICS_COLUMNS),
-        trials=read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr")),
-        chosen=values,
+        trials=trials,
+        chosen=_chosen(results / "tune" / "chosen.json", trials),
     )
+
+
+def _chosen(path: Path, trials: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """The tuned parameters by task and method, of every search among the trials."""
+    try:
+        chosen: dict[str, dict[str, dict[str, float]]] = json.loads(
+            path.read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run dvc repro tune") from None
+    for task, method in zip(trials["task"], trials["method"], strict=True):
+        if method not in chosen.get(task, {}):
+            raise InputError(f"{path}: has nothing for {method} on {task}; run dvc repro tune")
+    return chosen
+
+
+def _log(path: Path) -> pd.DataFrame:
+    """A training log as the table iteration, metric, value; on disk it has a column per metric."""
+    try:
+        log = pd.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage that writes it") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV table ({error}); rerun its stage") from None
+    if "iteration" not in log or log.empty or not all(map(is_numeric_dtype, log.dtypes)):
+        raise InputError(
+            f"{path}: not a training log, a row of numbers per iteration; rerun its stage"
+        )
+    return log.melt("iteration", var_name="metric").dropna()
 
 
 def _logs(folder: Path, obligatory: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """Training logs by name, the obligatory ones first, others by name."""
     others = {p.parent.name for p in folder.glob("*/log.csv")} - set(obligatory)
     names = [*obligatory, *sorted(others)]
-    return {name: read_csv(folder / name / "log.csv", LOG_COLUMNS) for name in names}
+    return {name: _log(folder / name / "log.csv") for name in names}
 
 
 def _claim_files(inputs: Inputs) -> dict[str, list[str]]:
@@ -185,16 +218,15 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
     rows, shown, limit = _update_denoiser(inputs)
     pictures, truth, visual_caption = _inpainting(inputs)
     restoration_file = inputs.file("evaluate_restoration", "table.csv")
-    logs = inputs.file("*", "log.csv")
     return [
         (
             FigureEntry(
                 "restoration",
                 "All tasks and methods",
-                f"PSNR of the last iterate on {_named(restored)}. Left: small dots are images, "
-                "large dots their means. Right: difference to PnP-ReG on the same image, so what "
-                "lies left of the line is behind it; bars are 95 % paired bootstrap intervals of "
-                "the mean.",
+                f"PSNR of the last iterate minus that of PnP-GD with ReG, the paper's PnP-ReG, on "
+                f"the same image, so what lies left of the line is behind it; {_named(restored)}. "
+                "Small dots are images, large ones means, bars 95 % paired bootstrap intervals of "
+                "the mean. Beside a task stands the mean PSNR of PnP-GD.",
                 (restoration_file,),
                 ("evaluate_restoration",),
             ),
@@ -213,7 +245,7 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
         (
             FigureEntry(
                 "convergence",
-                "Convergence of PnP-ReG, beside PnP-ADMM",
+                "Convergence of PnP-GD, beside PnP-ADMM",
                 f"PSNR (top) and mean squared difference of consecutive iterates (bottom) against "
                 f"iteration; mean over {_named(convergence['image'].unique())}, geometric for "
                 "the step; bands go from the least to the greatest image, a circle marks the peak "
@@ -222,6 +254,24 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 ("evaluate_convergence",),
             ),
             partial(figures.draw_iterations, convergence, CONVERGENCE_TASKS),
+        ),
+        (
+            FigureEntry(
+                "acceleration",
+                "PnP-GD by four schedules",
+                "PSNR minus that of Adam's last iterate, mean over "
+                f"{_named(inputs.acceleration['image'].unique())}, against iteration. All four "
+                "descend the same objective with the same σ from the same start: Adam with the "
+                "learning rates of the official code, the plain step of the paper's equation, the "
+                "spectral step (the metric of the operator) and, accelerated, the same with "
+                f"Nesterov's momentum, which is PnP-GD elsewhere on this page. Within ±{NEAR:g} "
+                "dB, the band, the axis is linear, beyond it logarithmic; dots and numbers say "
+                f"from which iteration on a schedule stays at most {NEAR:g} dB below or above.",
+                (inputs.file("accelerate", "table.csv"),),
+                ("accelerate",),
+                findings.acceleration_says(inputs.acceleration),
+            ),
+            partial(figures.draw_acceleration, inputs.acceleration),
         ),
         (
             FigureEntry(
@@ -247,10 +297,11 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "and D a prox only where it is 0. Spectral norms, which are local Lipschitz "
                 "constants: I − D is nonexpansive where its norm is at most 1, and D firmly "
                 "nonexpansive, of which PnP-ADMM's convergence follows, where that of 2D − I is. "
-                "PnP-GD's step μ = 1/(σ²c): a curvature c above L/2, with L the spectral norm of "
-                "G's Jacobian, suffices for stability near the iterate.",
+                f"PnP-GD's step μ = 1/(σ²c): a curvature c above {BOUND}, with L the spectral norm "
+                "of G's Jacobian, suffices for stability near the iterate.",
                 (inputs.file("diagnose", "table.csv"),),
                 ("diagnose",),
+                findings.diagnostics_says(inputs.diagnostics),
             ),
             partial(figures.draw_diagnostics, inputs.diagnostics),
         ),
@@ -258,7 +309,7 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
             FigureEntry(
                 "update_denoiser",
                 "Training G with D fixed or updated",
-                f"Last iterate of PnP-ReG on {shown}: each row shows the kept image with the "
+                f"Last iterate of PnP-GD on {shown}: each row shows the kept image with the "
                 "median PSNR difference between the two (the lower one of an even number), the "
                 "square with the strongest gradients of the truth enlarged; PSNR is that of the "
                 f"whole image. Error maps: mean absolute error over colours, up to {limit:g}/255.",
@@ -286,10 +337,13 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "All on validation images or training crops, none on test images. The relative "
                 "MAP residual ‖σ²G(D(z)) − (z − D(z))‖² / ‖z − D(z)‖² is 0 for a perfect pair "
                 "(D, G) and 1 for G = 0; long noisy curves show a running median.",
-                (logs,),
-                ("pretrain", "train_reg", "finetune_unrolled"),
+                tuple(
+                    inputs.file(*parts, "log.csv")
+                    for parts in (("pretrain",), ("train_gs",), ("train_reg", "*"))
+                ),
+                ("pretrain", "train_gs", "train_reg"),
             ),
-            partial(figures.draw_training, inputs.pretrain, inputs.arms, inputs.unrolled_logs),
+            partial(figures.draw_training, inputs.pretrain, inputs.gradient_step, inputs.arms),
         ),
         (
             FigureEntry(
@@ -369,9 +423,8 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
     claim = "visual"
     folder = inputs.results / "evaluate_restoration" / "images" / VISUAL_TASK
     present = table.loc[table["task"] == VISUAL_TASK, "method"].unique().tolist()
-    # PnP-ReG stands last, beside its strongest neighbours, as figures of the field have it
-    rivals = [m for m in in_order(present) if m not in ("start", "pnp-gd")]
-    methods = [*(["start"] if "start" in present else []), *rivals, "pnp-gd"]
+    # PnP-GD stands last, beside its strongest neighbours, as figures of the field have it
+    methods = sorted(in_order(present), key=lambda m: m.removesuffix(EQUIVARIANT) == "pnp-gd")
     rival = best_rival(table, claim, VISUAL_TASK, "ssim")
     ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim") for m in methods}
     psnr = {m: last(table, claim, VISUAL_TASK, m, "psnr") for m in methods}
@@ -380,7 +433,7 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
     pictures = [("Ground truth", truth, "PSNR, SSIM")]
     pictures += [
         (
-            METHODS.get(m, m),
+            method_name(m),
             _same_size(folder / m / f"{image}.png", truth),
             f"{psnr[m][image]:.2f} dB, {ssim[m][image]:.3f}",
         )
@@ -388,7 +441,7 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
     ]
     caption = (
         f"Test image {image}: of those kept the one with the median SSIM difference between "
-        f"PnP-ReG and {METHODS[rival]}, the best rival by mean SSIM (the lower one of an even "
+        f"PnP-GD and {method_name(rival)}, the best rival by mean SSIM (the lower one of an even "
         "number). Below, the square with the strongest gradients of the truth. PSNR and SSIM are "
         "those of the whole image, last iterate."
     )
@@ -427,7 +480,7 @@ def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
 # --- tables -----------------------------------------------------------------------------------
 
 
-def _tables(inputs: Inputs) -> list[TableEntry]:
+def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
     evidence = inputs.evidence
     return [
         TableEntry(
@@ -448,11 +501,17 @@ def _tables(inputs: Inputs) -> list[TableEntry]:
             ("evaluate_convergence",),
         ),
         TableEntry(
+            "Acceleration",
+            tables.acceleration_sheet(inputs.acceleration),
+            (inputs.file("accelerate", "table.csv"),),
+            ("accelerate",),
+        ),
+        TableEntry(
             "Ablation",
             tables.iterations_sheet(
                 evidence.ablation,
                 "ablation",
-                "PnP-ReG with G trained beside a fixed or an updated denoiser D, and PnP-ADMM with "
+                "PnP-GD with G trained beside a fixed or an updated denoiser D, and PnP-ADMM with "
                 "the original or the updated D: mean over {images} test images, up to {iterations} "
                 "iterations. Best of each pair in bold; the best iterate is chosen by an oracle.",
             ),
@@ -473,13 +532,17 @@ def _tables(inputs: Inputs) -> list[TableEntry]:
         ),
         TableEntry(
             "Denoisers",
-            tables.denoiser_sheet(inputs.pretrain, inputs.arms),
-            (inputs.file("pretrain", "log.csv"), inputs.file("train_reg", "*", "log.csv")),
-            ("pretrain", "train_reg"),
+            tables.denoiser_sheet(inputs.pretrain, inputs.gradient_step, inputs.arms),
+            (
+                inputs.file("pretrain", "log.csv"),
+                inputs.file("train_reg", "*", "log.csv"),
+                inputs.file("train_gs", "log.csv"),
+            ),
+            ("pretrain", "train_reg", "train_gs"),
         ),
         TableEntry(
             "Tuning",
-            tables.tuning_sheet(inputs.trials, inputs.chosen),
+            tables.tuning_sheet(inputs.trials, inputs.chosen, tuning_trials),
             (inputs.file("tune", "trials.csv"), inputs.file("tune", "chosen.json")),
             ("tune",),
         ),

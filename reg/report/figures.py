@@ -15,16 +15,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from PIL import Image
 
-from reg.claims import METHODS, MSD_RANGE, PSNR_DROP, in_order, task_name, tasks_in_order
+from reg.claims import MSD_RANGE, PSNR_DROP, in_order, method_name, task_name, tasks_in_order
 from reg.images import Pixels
+from reg.methods import EQUIVARIANT
+from reg.report.findings import BOUND, NEAR, SCHEDULES, psnr_gaps, stays_near
 from reg.statistics import paired_difference
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
 MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
-TEXT_WIDTH = 7.0  # inches, a page of two columns
+TEXT_WIDTH, COLUMN_WIDTH = 7.0, 3.5  # inches, a page of two columns
 BLUE, VERMILLION, ORANGE, SKY = "#0072B2", "#D55E00", "#E69F00", "#56B4E9"
 GREEN, PURPLE, BLACK, GREY = "#009E73", "#CC79A7", "#000000", "#767676"
 COLOURS = {
@@ -36,6 +45,9 @@ COLOURS = {
     "pnp-pgd": GREEN,
     "gs-pnp": PURPLE,
     "tv": BLACK,
+    "pnp-gd-adam": BLACK,  # the schedules of PnP-GD share a plot with each other only
+    "pnp-gd-plain": GREY,
+    "pnp-gd-spectral": GREEN,
     "pnp-gd@updated": BLUE,
     "pnp-gd@fixed": BLUE,
     "pnp-admm@original": ORANGE,
@@ -44,7 +56,7 @@ COLOURS = {
     "unrolled-random": GREY,
 }
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
-DASHED = {"pnp-gd@fixed", "pnp-admm@original", "unrolled-random"}
+DASHED = {"pnp-gd@fixed", "pnp-admm@original", "unrolled-random", "pnp-gd-plain"}
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
@@ -80,9 +92,14 @@ def save_figure(draw: Callable[[], Figure], stem: Path) -> None:
         figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
 
 
-def label(method: str) -> str:
-    """The name readers know a method by."""
-    return METHODS.get(method, method)
+def colour_of(method: str) -> str:
+    """The colour of a method in every figure, whether or not it is made equivariant."""
+    return COLOURS.get(method.removesuffix(EQUIVARIANT), GREEN)
+
+
+def face_of(method: str) -> str:
+    """The inside of a method's mark: white where it is made equivariant."""
+    return "white" if method.endswith(EQUIVARIANT) else colour_of(method)
 
 
 # --- curves -----------------------------------------------------------------------------------
@@ -114,8 +131,9 @@ def draw_iterations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
                 values = values[values.index > 0]  # no place for the start on a logarithmic axis
                 if not values.empty:
                     final = _band(axis, values, method, metric)
-                    text = f"{label(method)}\n{final:.2f} dB" if axis is top else label(method)
-                    ends[metric].append((text, COLOURS.get(method, GREEN), final))
+                    name = method_name(method)
+                    text = f"{name}\n{final:.2f} dB" if axis is top else name
+                    ends[metric].append((text, colour_of(method), final))
         top.set_title(task_name(task))
         for axis in (top, bottom):
             _log_iterations(axis)
@@ -142,7 +160,7 @@ def _band(axis: Axes, values: pd.DataFrame, method: str, metric: str) -> float:
         mean = numbers.mean(axis=1)
     x = values.index.to_numpy(dtype=float)
     style = "--" if method in DASHED else "-"
-    colour = COLOURS.get(method, GREEN)
+    colour = colour_of(method)
     axis.fill_between(
         x, numbers.min(axis=1), numbers.max(axis=1), color=colour, alpha=0.14, linewidth=0
     )
@@ -163,15 +181,13 @@ def _log_iterations(axis: Axes) -> None:
 def _names_right(axis: Axes, ends: Sequence[tuple[str, str, float]], gap: float = 0.17) -> None:
     """(text, colour, value) at the right end of lines, pushed apart to at least `gap`.
 
-    Positions are fractions of the axis height, so that they hold for both kinds of axis; the
+    Positions are fractions of the axis height, so that they hold for every kind of axis; the
     limits of the axis must be final.
     """
     low, high = axis.get_ylim()
     axis.set_ylim(low, high)
     ordered = sorted(ends, key=lambda e: e[2])
-    values = np.array([low, high, *(e[2] for e in ordered)])
-    if axis.get_yscale() == "log":
-        values = np.log(values)
+    values = axis.yaxis.get_transform().transform(np.array([low, high, *(e[2] for e in ordered)]))
     wanted = (values[2:] - values[0]) / (values[1] - values[0])
     places = spread(wanted.tolist(), gap, 0.04, 0.96)
     for (text, colour, _), place in zip(ordered, places, strict=True):
@@ -203,27 +219,19 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def draw_training(
-    pretrain: pd.DataFrame,
-    arms: Mapping[str, pd.DataFrame],
-    unrolled: Mapping[str, pd.DataFrame],
+    pretrain: pd.DataFrame, gradient_step: pd.DataFrame, arms: Mapping[str, pd.DataFrame]
 ) -> Figure:
-    """Training curves: D before, D and the MAP residual during ReG training, unrolled networks."""
+    """Training curves: D and the gradient-step denoiser; D and the MAP residual with ReG."""
     figure = Figure(figsize=(TEXT_WIDTH, 4.3), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
-
-    ends = []
-    for sigma, shade in ((15, "#8C8C8C"), (25, "#4D4D4D"), (50, BLACK)):
-        curve = log_curve(pretrain, f"psnr{sigma}")
-        if not curve.empty:
-            a.plot(curve.index, curve, color=shade)
-            ends.append(_end(f"σ = {sigma}/255", shade, curve))
-    _names_right(a, ends)
+    _denoising_curves(a, pretrain)
     a.set_title("Pre-training of D")
-    a.set_ylabel("validation PSNR (dB)")
+    _denoising_curves(b, gradient_step, before=pretrain)
+    b.set_title("Gradient-step denoiser (dotted: D before)")
 
     for axis, metric, title, unit in (
-        (b, "psnr25", "ReG training: D at σ = 25/255", "validation PSNR (dB)"),
-        (c, "map_residual", "ReG training: how far G is from ∇φ", "relative MAP residual"),
+        (c, "psnr25", "ReG training: D at σ = 25/255", "validation PSNR (dB)"),
+        (d, "map_residual", "ReG training: how far G is from ∇φ", "relative MAP residual"),
     ):
         ends = []
         for arm, log in arms.items():
@@ -232,7 +240,7 @@ def draw_training(
                 continue
             colour, style = _arm_style(arm)
             smooth = running_median(curve)
-            axis.plot(smooth.index, smooth, style, color=colour)
+            _training_curve(axis, smooth, color=colour, linestyle=style)
             ends.append(_end(f"D {arm.replace('-', ', G ')}", colour, smooth))
         if metric == "psnr25" and not (before := log_curve(pretrain, metric)).empty:
             axis.axhline(float(before.iloc[-1]), color=GREY, linestyle=":", linewidth=1)
@@ -242,23 +250,31 @@ def draw_training(
         _names_right(axis, ends)
         axis.set_title(title)
         axis.set_ylabel(unit)
-
-    ends = []
-    for start, log in unrolled.items():
-        curve = log_curve(log, "psnr")
-        if not curve.empty:
-            method = f"unrolled-{start}"
-            colour = COLOURS.get(method, GREEN)
-            d.plot(curve.index, curve, "--" if method in DASHED else "-", color=colour)
-            ends.append(_end(_start_name(start), colour, curve))
-    _names_right(d, ends)
-    d.set_title("Unrolled gradient descent")
-    d.set_ylabel("validation PSNR (dB)")
     for axis in (a, b, c, d):
         axis.set_xlabel("training iteration")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     return figure
+
+
+def _denoising_curves(axis: Axes, log: pd.DataFrame, before: pd.DataFrame | None = None) -> None:
+    """Validation PSNR at three noise levels, with the last values of an earlier log dotted."""
+    ends = []
+    for sigma, shade in ((15, "#8C8C8C"), (25, "#4D4D4D"), (50, BLACK)):
+        curve = log_curve(log, f"psnr{sigma}")
+        if curve.empty:
+            continue
+        _training_curve(axis, curve, color=shade)
+        ends.append(_end(f"σ = {sigma}/255", shade, curve))
+        if before is not None and not (earlier := log_curve(before, f"psnr{sigma}")).empty:
+            axis.axhline(float(earlier.iloc[-1]), color=shade, linestyle=":", linewidth=1)
+    _names_right(axis, ends)
+    axis.set_ylabel("validation PSNR (dB)")
+
+
+def _training_curve(axis: Axes, curve: pd.Series, **style: Any) -> None:
+    """A curve; a lone value, as imported weights have, is a dot."""
+    axis.plot(curve.index, curve, marker="o" if len(curve) == 1 else "", ms=4, **style)
 
 
 def log_curve(log: pd.DataFrame, metric: str) -> pd.Series:
@@ -297,7 +313,7 @@ def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figu
     for start, log in logs.items():
         curve = log_curve(log, "psnr")
         method = f"unrolled-{start}"
-        colour = COLOURS.get(method, GREEN)
+        colour = colour_of(method)
         style = "--" if method in DASHED else "-"
         left.plot(curve.index, curve, style, color=colour, marker="o", markersize=2.5)
         ends.append(_end(_start_name(start), colour, curve))
@@ -320,7 +336,7 @@ def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figu
         )  # fmt: skip
     for row, method in enumerate(methods):
         right.plot(
-            by_image[method], np.full(len(by_image), row), "o", color=COLOURS.get(method, GREEN),
+            by_image[method], np.full(len(by_image), row), "o", color=colour_of(method),
             markersize=4,
         )  # fmt: skip
     names = [_start_name(m.removeprefix("unrolled-")) for m in methods]
@@ -329,6 +345,51 @@ def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figu
     right.margins(x=0.15)
     right.set_xlabel("test PSNR (dB)")
     right.grid(axis="y", visible=False)
+    return figure
+
+
+# --- acceleration -----------------------------------------------------------------------------
+
+
+def draw_acceleration(table: pd.DataFrame) -> Figure:
+    """PSNR minus that of Adam's last iterate against iteration, by schedule, a panel per task.
+
+    Means over images; the gap is linear within ±NEAR, the band, and logarithmic beyond. A mark
+    is where a schedule enters the band or what is above it for good.
+    """
+    tasks = tasks_in_order(table["task"].tolist())
+    gaps = {task: psnr_gaps(table, task) for task in tasks}
+    rows = -(-len(tasks) // 2)
+    figure = Figure(figsize=(TEXT_WIDTH, 0.35 + 1.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
+    every = pd.concat([gap for of_task in gaps.values() for gap in of_task.values()])
+    limits = (max(1.5 * min(every.min(), -NEAR), -PSNR_SHOWN), 1.5 * max(every.max(), 2 * NEAR))
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        axis.set_yscale("symlog", linthresh=NEAR, linscale=0.6)
+        axis.set_ylim(limits)
+        axis.axhspan(-NEAR, NEAR, color=BLUE, alpha=0.12, linewidth=0)
+        axis.axhline(0, color=GREY, linewidth=0.6)
+        ends = []
+        for schedule, gap in gaps[task].items():
+            colour, near = colour_of(schedule), stays_near(gap)
+            axis.plot(gap.index, gap, "--" if schedule in DASHED else "-", color=colour, lw=1.1)
+            reached = f"from {near:,} on" if near else f"not in {gap.index[-1]:,}"
+            ends.append((f"{SCHEDULES[schedule]}:\n{reached}", colour, float(gap.iloc[-1])))
+            if near:
+                axis.plot(near, gap[near], "o", color=colour, ms=4, mec="white", mew=0.5)
+        axis.set_title(task_name(task))
+        axis.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -NEAR, 0, NEAR, 0.1, 1, 10]))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
+        axis.yaxis.set_minor_locator(NullLocator())
+        _log_iterations(axis)
+        _names_right(axis, ends, gap=0.25)
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis in axes.flat[max(0, len(tasks) - 2) : len(tasks)]:
+        axis.xaxis.set_tick_params(labelbottom=True)
+        axis.set_xlabel("iteration")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("PSNR minus that of\nAdam's last iterate (dB)")
     return figure
 
 
@@ -416,7 +477,7 @@ def _noise_lines(
 
 
 def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
-    """By task: L/2 at PnP-GD's iterate of each image, and the curvature that tuning chose."""
+    """By task: the curvature that tuning chose, and what it must exceed at each image's iterate."""
     rows = table[table["quantity"].isin(["curvature", "curvature_bound"])]
     tasks = tasks_in_order(rows["at"].tolist())[::-1]
     for i, task in enumerate(tasks):
@@ -442,7 +503,7 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
         axis.axhline(line, color="#E4E4E4", lw=0.5)
     axis.set_xlabel("curvature")
     axis.set_title(
-        "PnP-GD's step: curvature in use (◆)\nand L/2 at the iterates (●), to be exceeded"
+        f"PnP-GD's step: curvature in use (◆)\nand its bound {BOUND} at the iterates (●)"
     )
 
 
@@ -456,53 +517,54 @@ def last_by_image(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_restoration(table: pd.DataFrame) -> Figure:
-    """All tasks and methods: PSNR (left), difference to PnP-ReG on the same image (right).
+    """PSNR of every method minus that of PnP-GD on the same image, by task.
 
-    Small dots are images, large ones means; bars on the right are 95 % bootstrap intervals of
-    the mean difference.
+    Small dots are images, large ones means with their 95 % bootstrap intervals as bars; the axis
+    is linear within ±1 dB and logarithmic beyond. Beside the task stands PnP-GD's own mean.
     """
     rows = last_by_image(table[table["metric"] == "psnr"])
     tasks = tasks_in_order(rows["task"].tolist())
-    methods = in_order(rows["method"].unique().tolist())
-    height = 0.95 + len(tasks) * max(0.36, 0.085 * len(methods))
-    figure = Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
-    offsets = np.linspace(0.34, -0.34, len(methods)) if len(methods) > 1 else np.zeros(1)
-    for i, task in enumerate(tasks):
+    rivals = [m for m in in_order(rows["method"].tolist()) if m not in ("start", "pnp-gd")]
+    height = 0.5 + 0.14 * -(-len(rivals) // 3) + len(tasks) * max(0.4, 0.085 * len(rivals))
+    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    axis = figure.subplots()
+    offsets = np.linspace(0.36, -0.36, len(rivals)) if len(rivals) > 1 else np.zeros(1)
+    names = []
+    for i, task in enumerate(tasks[::-1]):
         by_image = rows[rows["task"] == task].pivot(index="image", columns="method", values="value")
-        for offset, method in zip(offsets, methods, strict=True):
+        ours = by_image["pnp-gd"]
+        names.append("\n".join([*task_name(task).split(", "), f"{ours.mean():.2f} dB"]))
+        for offset, method in zip(offsets, rivals, strict=True):
             if method not in by_image:
                 continue
-            y, colour = len(tasks) - 1 - i + float(offset), COLOURS.get(method, GREEN)
-            values = by_image[method].to_numpy(dtype=float)
-            left.plot(values, np.full(len(values), y), ".", color=colour, ms=3, alpha=0.45, mew=0)
-            left.plot(values.mean(), y, "o", color=colour, ms=4.5, mec="white", mew=0.5)
-            if method in ("start", "pnp-gd") or "pnp-gd" not in by_image:
-                continue
-            other = by_image["pnp-gd"].to_numpy(dtype=float)
-            difference = paired_difference(values, other)
+            y, colour = i + float(offset), colour_of(method)
+            difference = paired_difference(by_image[method], ours)
             if difference.interval is not None:
-                right.plot(difference.interval, (y, y), "-", color=colour, lw=3, alpha=0.35)
-            right.plot(values - other, np.full(len(values), y), ".", color=colour, ms=3, mew=0)
-            right.plot(difference.mean, y, "o", color=colour, ms=4.5, mec="white", mew=0.5)
-    right.axvline(0, color=COLOURS["pnp-gd"], lw=1)
-    left.set_yticks(range(len(tasks))[::-1], [task_name(t) for t in tasks])
-    left.set_ylim(-0.6, len(tasks) - 0.4)
-    left.tick_params(axis="y", length=0)
-    for axis in (left, right):
-        axis.grid(axis="y", visible=False)
-        for line in np.arange(len(tasks) - 1) + 0.5:
-            axis.axhline(line, color="#E4E4E4", lw=0.5)
-    right.tick_params(axis="y", length=0)
-    left.set_xlabel("PSNR (dB)")
-    right.set_xlabel(f"PSNR minus that of {label('pnp-gd')} (dB)")
+                axis.plot(difference.interval, (y, y), "-", color=colour, lw=2.5, alpha=0.35)
+            each = by_image[method] - ours
+            axis.plot(each, np.full(len(each), y), ".", color=colour, ms=2.5, mew=0)
+            axis.plot(difference.mean, y, "o", color=colour, ms=4, mfc=face_of(method), mew=0.6)
+    axis.axvline(0, color=colour_of("pnp-gd"), lw=1)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, -0.5, 0, 0.5, 1, 3, 10]))
+    axis.xaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
+    )
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_yticks(range(len(tasks)), names)
+    axis.set_ylim(-0.55, len(tasks) - 0.45)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", visible=False)
+    for line in np.arange(len(tasks) - 1) + 0.5:
+        axis.axhline(line, color="#E4E4E4", lw=0.5)
+    axis.set_xlabel(f"PSNR minus that of {method_name('pnp-gd')} (dB)")
     handles = [
-        mpl.lines.Line2D([], [], marker="o", ls="", ms=4.5, color=COLOURS.get(m, GREEN))
-        for m in methods
+        mpl.lines.Line2D([], [], marker="o", ls="", ms=4, color=colour_of(m), mfc=face_of(m))
+        for m in rivals
     ]
     figure.legend(
-        handles, [label(m) for m in methods], loc="outside upper center",
-        ncols=min(8, len(methods)), frameon=False, handletextpad=0.1, columnspacing=1.2,
+        handles, [method_name(m) for m in rivals], loc="outside upper center", ncols=3,
+        frameon=False, handletextpad=0, columnspacing=0.8, fontsize=7,
     )  # fmt: skip
     return figure
 

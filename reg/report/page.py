@@ -45,6 +45,10 @@ typed by hand. The rules behind the verdicts were fixed before looking; they sta
 ![{{ f.title }}](figures/{{ f.name }}.png)
 
 {{ f.caption }}
+{%- if f.says %}
+
+**What it says.** {{ f.says }}
+{%- endif %}
 
 <sub>From {{ listed(f.files) }}; made by {{ commands(f.stages) }}; \
 [vector pdf](figures/{{ f.name }}.pdf)</sub>
@@ -88,13 +92,14 @@ command that stands under it. The profile is chosen by `profile:` in `params.yam
 
 @dataclass(frozen=True)
 class FigureEntry:
-    """A figure with what a reader needs to judge and remake it."""
+    """A figure with what a reader needs to judge and remake it; `says` is what was computed."""
 
     name: str
     title: str
     caption: str
     files: tuple[str, ...]
     stages: tuple[str, ...]
+    says: str = ""
 
 
 @dataclass(frozen=True)

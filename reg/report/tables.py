@@ -6,13 +6,16 @@ with their rank for LaTeX (booktabs) and Markdown.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from reg.claims import curves, in_order, task_name, tasks_in_order
-from reg.report.figures import PAIR_NAMES, label, last_by_image, log_curve
+from reg.claims import curves, in_order, method_name, task_name, tasks_in_order
+from reg.problems import parse_task
+from reg.report.figures import PAIR_NAMES, last_by_image, log_curve
+from reg.report.findings import BOUND, NEAR, SCHEDULES, schedule_runs
+from reg.tuning import FIRST_RATIO, LAST_RATIO
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,22 @@ class Cell:
     rank: int = 0
 
 
+Block = tuple[str, tuple[tuple[Cell, ...], ...]]  # heading or "", rows
+
+
 @dataclass(frozen=True)
 class Sheet:
     """One table.
 
     `numbers` goes to the csv; `header` and `blocks` of rows (each with an optional heading) are
-    what is printed; the first `text_columns` columns are set left, the others right.
+    what is printed; the first `text_columns` columns are set left, the others right. A line end
+    in the header stacks what it separates.
     """
 
     name: str
     caption: str
     header: tuple[str, ...]
-    blocks: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+    blocks: tuple[Block, ...]
     numbers: pd.DataFrame
     text_columns: int = 1
 
@@ -67,7 +74,11 @@ def _scientific(value: float) -> str:
 
 
 def restoration_sheet(table: pd.DataFrame) -> Sheet:
-    """PSNR and SSIM, mean over test images, by task and method."""
+    """PSNR and SSIM, mean over test images, by method and task.
+
+    The csv has every other metric, too: PSNR without clipping, the oracle's choice of iterate
+    (`psnr_best`) and the iterations taken.
+    """
     rows = last_by_image(table)
     methods = in_order(rows["method"].unique().tolist())
     tasks = tasks_in_order(rows["task"].tolist())
@@ -79,20 +90,37 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
             .pivot_table(index="task", columns="method", values="value", aggfunc="mean")
             .reindex(index=tasks, columns=methods)
         )
+        by_task = [
+            ranked(values, decimals, eligible)
+            for values in of_metric.to_numpy(dtype=float).tolist()
+        ]
         lines = tuple(
-            (Cell(task_name(task)), *ranked(values, decimals, eligible))
-            for task, values in zip(tasks, of_metric.to_numpy(dtype=float).tolist(), strict=True)
+            (Cell(method_name(method)), *cells)
+            for method, cells in zip(methods, zip(*by_task, strict=True), strict=True)
         )
         blocks.append((heading, lines))
     images = rows["image"].nunique()
     return Sheet(
         "restoration",
-        f"Restoration of {images} test images: mean of PSNR and SSIM over images, last iterate, "
-        "clipped to [0,1], RGB, no border. Best in bold, second underlined.",
-        ("Task", *[label(m) for m in methods]),
+        f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
+        "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
+        "second underlined.",
+        ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
-        _means(rows[rows["metric"].isin(["psnr", "ssim", "psnr_best"])]),
+        _means(rows),
     )
+
+
+def _task_heading(task: str) -> str:
+    """A task as a narrow column's heading: family, setting, noise level."""
+    parsed = parse_task(task)
+    heading = {
+        "deblur": f"Deblur\n{parsed.kernel}",
+        "sr": f"SR\n×{parsed.factor}",
+        "inpaint": f"Inpaint\n{parsed.percent:g} %",
+        "denoise": "Denoise",
+    }[parsed.kind]
+    return f"{heading}\n{255 * parsed.sigma_n:g}" if parsed.sigma_n else heading
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -102,6 +130,8 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     tasks, methods = tasks_in_order(means["task"].tolist()), in_order(means["method"].tolist())
     means["task"] = pd.Categorical(means["task"], tasks)
     means["method"] = pd.Categorical(means["method"], methods)
+    metrics = sorted(means["metric"].unique(), key=lambda m: (m not in ("psnr", "ssim"), m))
+    means["metric"] = pd.Categorical(means["metric"], metrics)
     return means.sort_values(["metric", "task", "method"], ignore_index=True)
 
 
@@ -126,7 +156,7 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
         }
         shown = ["psnr", "psnr_best", *(["ssim"] if with_ssim else []), "msd"]
         lines = tuple(
-            (Cell(label(m)), *[marked[metric][i] for metric in shown])
+            (Cell(method_name(m)), *[marked[metric][i] for metric in shown])
             for i, m in enumerate(methods)
         )
         blocks.append((task_name(task), lines))
@@ -168,6 +198,45 @@ def _best_in_group(values: Sequence[float], groups: Sequence[str], decimals: int
         for i, cell in zip(places, found, strict=True):
             cells[i] = Cell(cell.text, 1 if cell.rank == 1 else 0)
     return cells
+
+
+def acceleration_sheet(table: pd.DataFrame) -> Sheet:
+    """PSNR early and at the end, iterations to Adam's result, speed-up; by task and schedule."""
+    runs = schedule_runs(table)
+    blocks = [
+        (
+            task_name(task),
+            tuple(
+                (
+                    Cell(SCHEDULES[run.schedule]),
+                    Cell(_fixed(run.psnr_early, 2)),
+                    Cell(f"{run.iterations:,}"),
+                    Cell(_fixed(run.psnr, 2)),
+                    Cell(f"{run.gap:+.2f}".replace("-", "−")),
+                    Cell(f"{run.near_from:,}" if run.near_from else "–"),
+                    Cell(f"{run.speed_up:.1f}×" if run.speed_up else "–"),
+                )
+                for run in runs
+                if run.task == task
+            ),
+        )
+        for task in dict.fromkeys(run.task for run in runs)
+    ]
+    early, images = max(run.early for run in runs), max(run.images for run in runs)
+    return Sheet(
+        "acceleration",
+        f"Four schedules of PnP-GD with the same σ from the same start, mean over {images} test "
+        f"images: PSNR in dB after {early:,} iterations and at the end of the run, the "
+        f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
+        "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
+        "ends further below.",
+        (
+            "Schedule", f"PSNR\nat {early:,}", "End\nat", "PSNR\nat end", "Minus\nAdam's",
+            f"{NEAR:g} dB\nfrom", "Speed-\nup",
+        ),
+        tuple(blocks),
+        pd.DataFrame([asdict(run) for run in runs]),
+    )  # fmt: skip
 
 
 def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
@@ -218,8 +287,8 @@ DIAGNOSTICS = {
     "norm_D": ("Norm of D's Jacobian", 3),
     "norm_I-D": ("Norm of the Jacobian of I - D", 3),
     "norm_2D-I": ("Norm of the Jacobian of 2D - I", 3),
-    "curvature": ("PnP-GD's spectral step: curvature in use", 1),
-    "curvature_bound": ("PnP-GD's spectral step: curvature to exceed", 1),
+    "curvature": ("PnP-GD's step: curvature in use", 1),
+    "curvature_bound": (f"PnP-GD's step: curvature to exceed, {BOUND}", 1),
     "plain_step_bound": ("PnP-GD's plain step: bound", 3),
 }
 
@@ -249,7 +318,7 @@ def unrolled_sheet(table: pd.DataFrame) -> Sheet:
         psnr = _best_in_group(means["psnr"].tolist(), [""] * len(methods), 2)
         ssim = _best_in_group(means["ssim"].tolist(), [""] * len(methods), 3)
         lines = tuple(
-            (Cell(label(m)), Cell(f"{budget[m]:,}"), p, s)
+            (Cell(method_name(m)), Cell(f"{budget[m]:,}"), p, s)
             for m, p, s in zip(methods, psnr, ssim, strict=True)
         )
         blocks.append((task_name(task), lines))
@@ -263,43 +332,87 @@ def unrolled_sheet(table: pd.DataFrame) -> Sheet:
     )
 
 
-def tuning_sheet(trials: pd.DataFrame, chosen: Mapping[str, Mapping[str, Any]]) -> Sheet:
-    """Number of trials, chosen values and their validation PSNR, by task and method."""
+SYMBOLS = {"sigma": "σ", "curvature": "c", "level": "s", "weight": "w", "step": "μ"}
+
+
+def tuning_sheet(
+    trials: pd.DataFrame, chosen: Mapping[str, Mapping[str, Mapping[str, float]]], budget: int
+) -> Sheet:
+    """Where each search began, what it tried, what was chosen, and whether it ended by itself.
+
+    `trials` are in the order of the search; `budget` is how many it was allowed.
+    """
     records, blocks = [], []
     for task in tasks_in_order(trials["task"].tolist()):
         lines = []
         of_task = trials[trials["task"] == task]
         for method in in_order(of_task["method"].unique().tolist()):
             of_method = of_task[of_task["method"] == method]
-            values = chosen.get(task, {}).get(method, {})
-            text = ", ".join(f"{k} {_short(v)}" for k, v in values.items()) or "–"
-            best = float(of_method["psnr"].max())
-            records.append(
-                {"task": task, "method": method, "trials": len(of_method),
-                 "chosen": json.dumps(values), "psnr": best}
-            )  # fmt: skip
+            tried = pd.DataFrame([json.loads(text) for text in of_method["parameters"]])
+            found = {
+                "trials": len(tried),
+                "ran_out": len(tried) >= budget,
+                "psnr": float(of_method["psnr"].max()),
+            }
+            searches = [
+                _search(name, tried[name], chosen[task][method][name]) for name in tried.columns
+            ]
+            records += [{"task": task, "method": method, **each, **found} for each in searches]
             lines.append(
-                (Cell(label(method)), Cell(text), Cell(str(len(of_method))), Cell(_fixed(best, 2)))
+                (
+                    Cell(method_name(method)),
+                    *[Cell(_search_text(each)) for each in searches],
+                    Cell(f"{found['trials']}{'†' if found['ran_out'] else ''}"),
+                    Cell(_fixed(float(of_method["psnr"].max()), 2)),
+                )
             )
         blocks.append((task_name(task), tuple(lines)))
+    columns = max(len(line) for _, lines in blocks for line in lines) - 3
     return Sheet(
         "tuning",
-        "Parameters chosen on the validation images, never on test images: number of trials per "
-        "method, the chosen values and the best validation PSNR (dB) of the last iterate.",
-        ("Method", "Chosen", "Trials", "PSNR (dB)"),
+        "The two parameters of every method, chosen by mean PSNR over the validation images, never "
+        "the test images: value at the beginning → value chosen [least, greatest value tried]. "
+        "All are searched alike, by compass search: each parameter in turn is multiplied and "
+        f"divided by a ratio, {FIRST_RATIO:g} at first, and after a round without gain by its "
+        f"square root, until that is below {LAST_RATIO:g} or after {budget} trials (†). * marks "
+        "choices at the edge of what was tried. σ and s are noise levels (/255), c is the "
+        "curvature, w the weight of the regularizer, μ the step. PSNR in dB.",
+        ("Method", *["Begin → chosen [tried]"] * columns, "Trials", "PSNR"),
         tuple(blocks),
         pd.DataFrame(records),
-        text_columns=2,
+        text_columns=1 + columns,
     )
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _search(name: str, tried: pd.Series, value: float) -> dict[str, Any]:
+    """Beginning, range and choice of one parameter; at the edge if nothing beyond was tried."""
+    least, greatest = float(tried.min()), float(tried.max())
+    return {
+        "parameter": name,
+        "begin": float(tried.iloc[0]),
+        "least": least,
+        "greatest": greatest,
+        "chosen": value,
+        "at_edge": not least < value < greatest,
+    }
 
 
-def denoiser_sheet(pretrain: pd.DataFrame, arms: Mapping[str, pd.DataFrame]) -> Sheet:
-    """Last validation PSNR of D at three noise levels: after pre-training and in each arm."""
-    logs = {"Pre-trained": pretrain, **{f"ReG training, {arm}": log for arm, log in arms.items()}}
+def _search_text(search: Mapping[str, Any]) -> str:
+    begin, least, greatest = (f"{search[key]:.3g}" for key in ("begin", "least", "greatest"))
+    chosen = f"{search['chosen']:.4g}"
+    symbol = SYMBOLS.get(search["parameter"], search["parameter"])
+    return f"{symbol} {begin} → {chosen}{'*' if search['at_edge'] else ''} [{least}, {greatest}]"
+
+
+def denoiser_sheet(
+    pretrain: pd.DataFrame, gradient_step: pd.DataFrame, arms: Mapping[str, pd.DataFrame]
+) -> Sheet:
+    """Last validation PSNR at three noise levels: pre-trained D, that of each arm, and GS-PnP's."""
+    logs = {
+        "Pre-trained D": pretrain,
+        **{f"D after ReG training, {arm}": log for arm, log in arms.items()},
+        "Gradient-step denoiser": gradient_step,
+    }
     records, lines = [], []
     for name, log in logs.items():
         found: dict[str, float] = {}
@@ -312,8 +425,9 @@ def denoiser_sheet(pretrain: pd.DataFrame, arms: Mapping[str, pd.DataFrame]) -> 
         lines.append((Cell(name), Cell(f"{iterations:,}"), *cells))
     return Sheet(
         "denoiser",
-        "Validation PSNR (dB) of the denoiser at three noise levels in units of 1/255: before "
-        "ReG training and after it.",
+        "Validation PSNR (dB) of the denoisers at three noise levels in units of 1/255: D before "
+        "and after ReG training, and that of GS-PnP, which starts from the pre-trained D. "
+        "Imported weights have 0 training iterations.",
         ("Denoiser", "Training iterations", "σ = 15", "σ = 25", "σ = 50"),
         (("", tuple(lines)),),
         pd.DataFrame(records),
@@ -322,7 +436,8 @@ def denoiser_sheet(pretrain: pd.DataFrame, arms: Mapping[str, pd.DataFrame]) -> 
 
 # --- writing ----------------------------------------------------------------------------------
 
-LONG_TABLE = 50  # lines beyond which a page needs smaller letters
+LONG_TABLE, PAGE = 40, 50  # lines beyond which a table needs smaller letters, another page
+WIDE_TABLE = 9  # columns beyond which it needs smaller letters and gaps
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -343,6 +458,9 @@ LATEX = {
     "τ": r"$\tau$",
     "ρ": r"$\rho$",
     "×": r"$\times$",
+    "→": r"$\to$",
+    "−": "$-$",
+    "†": r"$\dagger$",
     "√": r"$\surd$",
     "∇": r"$\nabla$",
     "φ": r"$\varphi$",
@@ -366,24 +484,39 @@ def latex_text(text: str) -> str:
 
 
 def to_latex(sheet: Sheet) -> str:
-    """A `table` environment that needs the package booktabs and nothing else."""
+    """`table` environments that need the package booktabs and nothing else, one per page."""
+    pages: list[list[Block]] = [[]]
+    for block in sheet.blocks:
+        if pages[-1] and _lines([*pages[-1], block]) > PAGE:
+            pages.append([])
+        pages[-1].append(block)
+    first = f"\\caption{{{latex_text(sheet.caption)}}}\n  \\label{{tab:{sheet.name}}}"
+    further = "\\addtocounter{table}{-1}\n  \\caption{(continued)}"
+    captions = [first, *[further] * (len(pages) - 1)]
+    tables = [_latex_table(sheet, *page) for page in zip(pages, captions, strict=True)]
+    return "\n".join(["% needs \\usepackage{booktabs}", *tables])
+
+
+def _lines(blocks: Sequence[Block]) -> int:
+    return sum(len(rows) + bool(heading) for heading, rows in blocks)
+
+
+def _latex_table(sheet: Sheet, blocks: Sequence[Block], caption: str) -> str:
     columns = "l" * sheet.text_columns + "r" * (len(sheet.header) - sheet.text_columns)
-    lines_in_all = sum(len(rows) + 1 for _, rows in sheet.blocks)
-    size = "footnotesize" if lines_in_all <= LONG_TABLE else "scriptsize"
+    wide = len(columns) > WIDE_TABLE
+    small = wide or _lines(sheet.blocks) > LONG_TABLE
     lines = [
-        "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
-        f"  \\caption{{{latex_text(sheet.caption)}}}",
-        f"  \\label{{tab:{sheet.name}}}",
+        f"  {caption}",
         "  \\smallskip",
-        f"  \\{size}",
-        "  \\setlength{\\tabcolsep}{4pt}",
+        f"  \\{'scriptsize' if small else 'footnotesize'}",
+        f"  \\setlength{{\\tabcolsep}}{{{2 if wide else 3}pt}}",
         f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         "    \\toprule",
-        f"    {' & '.join(latex_text(h) for h in sheet.header)} \\\\",
+        f"    {' & '.join(_latex_heading(h) for h in sheet.header)} \\\\",
     ]
-    for heading, rows in sheet.blocks:
+    for heading, rows in blocks:
         lines.append("    \\midrule")
         if heading:
             lines.append(
@@ -395,6 +528,11 @@ def to_latex(sheet: Sheet) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _latex_heading(text: str) -> str:
+    stacked = "\\\\ ".join(latex_text(part) for part in text.split("\n"))
+    return f"\\shortstack[r]{{{stacked}}}" if "\n" in text else stacked
+
+
 def _latex_cell(cell: Cell) -> str:
     text = latex_text(cell.text)
     return {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
@@ -404,7 +542,8 @@ def to_markdown(sheet: Sheet) -> str:
     """The same table as GitHub renders it; block headings become rows of their own."""
     align = ["---"] * sheet.text_columns
     align += ["--:"] * (len(sheet.header) - sheet.text_columns)
-    lines = [f"| {' | '.join(sheet.header)} |", f"|{'|'.join(align)}|"]
+    header = " | ".join(sheet.header).replace("\n", "<br>")
+    lines = [f"| {header} |", f"|{'|'.join(align)}|"]
     for heading, rows in sheet.blocks:
         if heading:
             lines.append(f"| *{heading}* |{' |' * (len(sheet.header) - 1)}")

@@ -1,0 +1,192 @@
+"""What figures and tables say, computed: numbers behind them and the sentences beneath them."""
+
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from reg.claims import curves, last, task_name, tasks_in_order
+from reg.iterations import curvature_bound
+
+# The schedules that follow PnP-GD's gradient, the reference first.
+SCHEDULES = {
+    "pnp-gd-adam": "Adam",
+    "pnp-gd-plain": "plain step",
+    "pnp-gd-spectral": "spectral step",
+    "pnp-gd": "accelerated",
+}
+REFERENCE = "pnp-gd-adam"
+NEAR = 0.05  # dB below the reference's last iterate that is as good as reaching it
+# Of L: what the curvature of PnP-GD's step must exceed.
+BOUND = f"{float(curvature_bound(torch.ones(()))):.2f} L"
+
+
+# --- acceleration -----------------------------------------------------------------------------
+
+
+def psnr_gaps(table: pd.DataFrame, task: str) -> dict[str, pd.Series]:
+    """PSNR minus that of Adam's last iterate, mean over images, dB, by iteration and schedule."""
+    psnr = {
+        schedule: curves(table, "acceleration", task, schedule, "psnr").mean(axis=1)
+        for schedule in SCHEDULES
+    }
+    return {schedule: curve - psnr[REFERENCE].iloc[-1] for schedule, curve in psnr.items()}
+
+
+def stays_near(gap: pd.Series) -> int | None:
+    """The iteration from which a gap is −NEAR or more to its end; None where it ends below."""
+    below = gap.index[gap < -NEAR]
+    kept = gap.index if below.empty else gap.index[gap.index > below[-1]]
+    return int(kept[0]) if len(kept) else None
+
+
+@dataclass(frozen=True)
+class ScheduleRun:
+    """How one schedule did on one task; PSNR in dB, means over images.
+
+    `early` is the end of the shortest run of all schedules, `gap` the PSNR at the end of this one
+    minus that of Adam. `near_from` is `stays_near`, and `speed_up` Adam's over this one's; both
+    are None where it ends further below.
+    """
+
+    task: str
+    schedule: str
+    images: int
+    early: int
+    psnr_early: float
+    iterations: int
+    psnr: float
+    ssim: float
+    gap: float
+    near_from: int | None
+    speed_up: float | None
+
+
+def schedule_runs(table: pd.DataFrame) -> list[ScheduleRun]:
+    """Every schedule on every task of the stage `accelerate`."""
+    runs = []
+    for task in tasks_in_order(table["task"].tolist()):
+        gaps = psnr_gaps(table, task)
+        early = min(int(gap.index[-1]) for gap in gaps.values())
+        reference = stays_near(gaps[REFERENCE])
+        for schedule, gap in gaps.items():
+            psnr = curves(table, "acceleration", task, schedule, "psnr")
+            ssim = last(table, "acceleration", task, schedule, "ssim")
+            near = stays_near(gap)
+            runs.append(
+                ScheduleRun(
+                    task,
+                    schedule,
+                    images=psnr.shape[1],
+                    early=early,
+                    psnr_early=float(psnr.mean(axis=1)[early]),
+                    iterations=int(psnr.index[-1]),
+                    psnr=float(psnr.iloc[-1].mean()),
+                    ssim=float(ssim.mean()),
+                    gap=float(gap.iloc[-1]),
+                    near_from=near,
+                    speed_up=reference / near if reference and near else None,
+                )
+            )
+    return runs
+
+
+def acceleration_says(table: pd.DataFrame) -> str:
+    """Whether each schedule reaches Adam's result, how soon, and where the accelerated misses."""
+    runs = schedule_runs(table)
+    adam, ours, plain, spectral = (
+        [run for run in runs if run.schedule == schedule]
+        for schedule in (REFERENCE, "pnp-gd", "pnp-gd-plain", "pnp-gd-spectral")
+    )
+    near = [run for run in ours if run.near_from]
+    says = [
+        f"After {_between(r.iterations for r in ours)} iterations the accelerated descent is "
+        f"within {NEAR:g} dB of what Adam reaches in {_between(r.iterations for r in adam)}, or "
+        f"above it, in {len(near)} of {_tasks(ours)} (difference "
+        f"{_between((r.gap for r in ours), '+.2f')} dB)."
+    ]
+    if near:
+        says.append(
+            f"It stays there from iteration {_between(r.near_from for r in near)} on, by task, "
+            f"Adam from {_between(r.near_from for r in adam)}: a speed-up of "
+            f"{_between((r.speed_up for r in near), '.1f')} in iterations."
+        )
+    if missed := [run for run in ours if not run.near_from]:
+        named = "; ".join(f"{task_name(run.task)} ({run.gap:+.2f} dB)" for run in missed)
+        says.append(f"It misses {NEAR:g} dB in {named}.")
+    others = [
+        f"the {SCHEDULES[runs[0].schedule]} gets there in {sum(bool(r.near_from) for r in runs)} "
+        f"of {_tasks(runs)} within {_between(r.iterations for r in runs)} iterations"
+        for runs in (spectral, plain)
+    ]
+    return " ".join([*says, f"Of the others, {', '.join(others)}."])
+
+
+def _tasks(of: Sized) -> str:
+    return f"{len(of)} task{'s' if len(of) != 1 else ''}"
+
+
+def _between(values: Iterable[float | None], form: str = ",.0f") -> str:
+    """`12` or `12 to 80`: the range of values, as they print."""
+    ordered = sorted(v for v in values if v is not None)
+    low, high = (format(v, form) for v in (ordered[0], ordered[-1]))
+    return low if low == high else f"{low} to {high}"
+
+
+# --- diagnostics ------------------------------------------------------------------------------
+
+
+def diagnostics_says(table: pd.DataFrame) -> str:
+    """The updated pair against the fixed one: MAP residual, asymmetry, norms, and the step."""
+    keys = ["quantity", "pair", "sigma_0"]
+    same_level = table[(table["sigma"] == table["sigma_0"]) | (table["at"] == "clean")]
+    # By noise level, mean over images; a task's iterates are judged one by one below.
+    means = same_level[same_level["at"].isin(["clean", "noisy"])].groupby(keys)["value"].mean()
+    residual = {pair: means["map_residual", pair] for pair in ("updated", "fixed")}
+    lower = int((residual["updated"] < residual["fixed"]).sum())
+    asymmetry, size = (
+        [float(means[quantity, pair, 0]) for pair in ("updated", "fixed")]
+        for quantity in ("asymmetry_G", "norm_G")
+    )
+    largest = {
+        pair: ", ".join(f"{means[norm, pair].max():.2f}" for norm in ("norm_D", "norm_I-D"))
+        for pair in ("updated", "fixed")
+    }
+    reflected = {pair: means["norm_2D-I", pair] for pair in ("updated", "fixed")}
+    firm = {pair: int((norms <= 1).sum()) for pair, norms in reflected.items()}
+    levels = len(reflected["updated"])
+    return (
+        "Updated pair against fixed pair: where σ = σ₀ the MAP residual is "
+        f"{_between(residual['updated'], '.2f')} against {_between(residual['fixed'], '.2f')}, "
+        f"lower at {lower} of {len(residual['updated'])} noise levels; at clean images the "
+        f"asymmetry of G's Jacobian is {asymmetry[0]:.2f} against {asymmetry[1]:.2f} and its norm "
+        f"{size[0]:,.0f} against {size[1]:,.0f}. The largest norms over noise levels are "
+        f"{largest['updated']} against {largest['fixed']} for D and I − D; that of 2D − I is "
+        f"{_between(reflected['updated'], '.2f')} against {_between(reflected['fixed'], '.2f')}, "
+        f"so that D can be firmly nonexpansive at {firm['updated']} against {firm['fixed']} of "
+        f"{levels} levels. The curvature in use exceeds {BOUND} at the last iterates of every "
+        f"image in {_step_margins(table, 'updated')} with the updated pair and in "
+        f"{_step_margins(table, 'fixed')} with the fixed one."
+    )
+
+
+def _step_margins(table: pd.DataFrame, pair: str) -> str:
+    """`6 of 7 tasks (0.94 to 2.80 times)`: where the curvature exceeds its bound, and how far.
+
+    By task, the least ratio over images; a diverged iterate has no bound and counts as a miss.
+    """
+    of_pair = table[table["pair"] == pair]
+    wide = of_pair[of_pair["quantity"].isin(["curvature", "curvature_bound"])].pivot(
+        index=["at", "image"], columns="quantity", values="value"
+    )
+    ratio = wide["curvature"] / wide["curvature_bound"]
+    least = ratio.groupby("at").min()
+    diverged = ratio.isna().groupby("at").any()
+    met = int(((least > 1) & ~diverged).sum())
+    text = f"{met} of {_tasks(least)}"
+    if least.notna().any():
+        text += f" ({_between(least.dropna(), '.2f')} times"
+        lost = int(diverged.sum())
+        return text + (f"; iterates diverged in {lost})" if lost else ")")
+    return f"{text} (all iterates diverged)"

@@ -1,0 +1,46 @@
+"""Stage `accelerate`: four schedules that follow PnP-GD's gradient, from the same start."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from reg.checkpoints import forget
+from reg.evaluation import Job, central_crops, evaluate, write_table
+from reg.methods import schedules
+from reg.params import Params
+from reg.stage import inputs, run
+
+
+def work(params: Params) -> Path:
+    """Write results/<profile>/accelerate/table.csv."""
+    section, results = params.active.accelerate, params.folder("results", "accelerate")
+    given = inputs(params, "accelerate", "test")
+    tables = []
+    for iterations, methods in (
+        (section.iterations, ("pnp-gd-adam", "pnp-gd-plain")),
+        (section.short, ("pnp-gd-spectral", "pnp-gd")),
+    ):
+        jobs = [
+            Job(task, method, schedules(task, given.tuned[task]["pnp-gd"])[method])
+            for task in section.tasks
+            for method in methods
+        ]
+        tables.append(
+            evaluate(
+                jobs,
+                central_crops(given.images, section.crop),
+                given.networks,
+                iterations=iterations,
+                seed=params.seed,
+                precision=section.precision,
+                key=given.key,
+                pictures=results / "images",
+            )
+        )
+    write_table(pd.concat(tables), results / "table.csv")
+    forget(given.key)
+    return results / "table.csv"
+
+
+if __name__ == "__main__":
+    run("accelerate", work)
