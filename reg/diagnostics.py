@@ -24,9 +24,10 @@ The result is one long table with the columns quantity, pair, image, at, sigma, 
 | curvature_bound | task | what c must exceed: `iterations.curvature_bound`, 0.72 L |
 | plain_step_bound | task | 2/(‖A‖² + σ²L): the plain step needs μ below it |
 
-Both bounds are those of gradient descent, the first with momentum, on a function with an
-L-Lipschitz gradient (Nesterov, 2004, section 2.1.5), here with L at the iterate. They suffice near
-it and are not necessary: the direction of the largest curvature of φ may be one that A sees well.
+Both bounds are those of gradient descent, the first with momentum, on a convex function with an
+L-Lipschitz gradient (Nesterov, 2004, section 2.1.5), here with L at the iterate. They would suffice
+near it if J_G were symmetric with no negative eigenvalue, and are not necessary: the direction of
+the largest curvature of φ may be one that A sees well.
 Firm nonexpansiveness of D is what makes PnP-ADMM converge for every convex data term (Eckstein &
 Bertsekas, 1992).
 """
@@ -175,8 +176,10 @@ def diagnose(
     """
     parts = [(pair, names, batch) for pair in PAIRS for names, batch in batches(images)]
     rows: list[Row] = []
-    with inference(precision), progress("pairs", len(parts)) as shown:
-        for pair, names, batch in parts:
+    device = networks.device
+    with inference(precision, device), progress("pairs", len(parts)) as shown:
+        for pair, names, images_of_batch in parts:
+            batch = images_of_batch.to(device)
             D, G = networks.denoisers[PAIRS[pair]], networks.regularizers[pair]
             noisy = {
                 sigma: make_problem(f"denoise-{sigma:g}", batch, names, effort.seed).y

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from reg.checkpoints import State, finished_cell
+from reg.checkpoints import State, finished_cell, write_whole
 from reg.console import progress
 from reg.images import write_image
 from reg.methods import Networks, iterate
@@ -58,15 +58,15 @@ def evaluate(
     rows: list[Row] = []
     with progress("cells", len(parts)) as shown:
         for job, names, batch in parts:
-            problem = make_problem(job.task, batch, names, seed)
+            problem = make_problem(job.task, batch.to(networks.device), names, seed)
 
             def compute(problem: Problem = problem, job: Job = job) -> State:
-                with inference(precision):
+                with inference(precision, networks.device):
                     iterates = iterate(job.method, problem, networks, job.parameters)
                     if tolerance is not None:
                         iterates = settle(iterates, problem.start, tolerance)
                     curves, last = trace(iterates, problem, iterations)
-                return {**curves, "last": last}
+                return {**{name: curve.cpu() for name, curve in curves.items()}, "last": last.cpu()}
 
             state = finished_cell(key, f"{job.task}_{job.method}_{names[0]}", compute)
             last, levels = state["last"], state["psnr"]
@@ -80,7 +80,10 @@ def evaluate(
                 measured = {
                     "psnr": levels[-1].tolist(),
                     "ssim": ssim(last, batch),
-                    "psnr_unclipped": psnr(last, batch, clip=False).tolist(),
+                    # 0 dB where an iterate diverged, as in `trace`
+                    "psnr_unclipped": psnr(last, batch, clip=False)
+                    .masked_fill(state["msd"][-1].isinf(), 0.0)
+                    .tolist(),
                     "psnr_best": levels.amax(dim=0).tolist(),
                     "iterations": iterations_taken(state["msd"]).tolist(),
                 }
@@ -196,8 +199,8 @@ def long_table(rows: Iterable[Row]) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """CSV with six significant digits and LF line ends, the same bytes for the same table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_whole(path, text.encode())
 
 
 def batches(images: Mapping[str, Tensor], most: int = BATCH) -> Iterator[tuple[list[str], Tensor]]:

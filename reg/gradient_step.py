@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reg.losses import add_noise, by_band, draw_sigma, per_crop
 from reg.networks import (
@@ -22,22 +21,18 @@ from reg.networks import (
     write_weights,
 )
 
-SMOOTHNESS = 0.01  # activations of a trained D are of the order of 0.1: their kinks become smooth
-
-
-class SmoothReLU(nn.Module):
-    """x·Φ(x/α), Φ the normal distribution function: ReLU for |x| ≫ α, and infinitely smooth.
-
-    g_σ must be differentiable. The authors take ELU; this one, α being small, also leaves the
-    function of a network that was trained with ReLU unchanged, so that D's weights can start it.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return SMOOTHNESS * F.gelu(x / SMOOTHNESS)
+# Activations of a trained D are of the order of 0.1: on this scale their kinks become smooth.
+SMOOTHNESS = 0.005
 
 
 class GradientStepDenoiser(nn.Module):
     """D_σ(z) = z − ∇g_σ(z) with g_σ(z) = ½‖z − N_σ(z)‖², N_σ a DRUNet with smooth activations.
+
+    g_σ must be differentiable, with a Lipschitz gradient. The authors take ELU; here ReLU becomes
+    α·h(x/α), α = 0.005, with h(t) = t·min(max(t + 3, 0), 6)/6 ("hard swish"): its derivative is
+    continuous and piecewise linear, it costs no more than ReLU, and it is so close to ReLU that the
+    weights of a trained D can start it. A bias-free network with these activations is α·N(z/α), N
+    having h itself, which is how it is computed.
 
     z: (N,3,H,W), values about [0,1]; sigma: a float or a tensor of N values in the units of z.
     """
@@ -47,10 +42,16 @@ class GradientStepDenoiser(nn.Module):
         self.network = DRUNet(4, channels, blocks)
         for module in self.network.modules():
             if isinstance(module, ResBlock):
-                module.res[1] = SmoothReLU()
+                module.res[1] = nn.Hardswish()
 
     def forward(self, z: Tensor, sigma: float | Tensor) -> Tensor:
         return z - self.potential_and_gradient(z, sigma)[1]
+
+    def N(self, z: Tensor, sigma: float | Tensor) -> Tensor:
+        """The trained network of g_σ: (N,3,H,W) → (N,3,H,W)."""
+        scaled = torch.cat([z, noise_level_map(z, sigma)], dim=1) / SMOOTHNESS
+        out: Tensor = SMOOTHNESS * self.network(scaled)
+        return out
 
     def potential_and_gradient(self, z: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         """g_σ(z) of each image, (N,), and ∇g_σ(z) = r − Jᵀr with r = z − N_σ(z), J = ∂N_σ/∂z.
@@ -61,8 +62,7 @@ class GradientStepDenoiser(nn.Module):
         with torch.enable_grad():
             if not z.requires_grad:
                 z = z.detach().requires_grad_(True)
-            level = noise_level_map(z, sigma)
-            residual = z - self.network(torch.cat([z, level], dim=1))
+            residual = z - self.N(z, sigma)
             potential = 0.5 * residual.square().sum(dim=(1, 2, 3))
             (gradient,) = torch.autograd.grad(potential.sum(), z, create_graph=training)
         return (potential, gradient) if training else (potential.detach(), gradient)

@@ -22,9 +22,11 @@ PotentialAndGradient = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Descent = Literal["plain", "adam", "spectral", "accelerated"]
 MOMENTUM = 0.8  # of the accelerated descent
 
-# Backtracking of GS-PnP: the decrease that a step must bring, and how often it may be halved.
+# Backtracking of GS-PnP: the decrease that a step must bring, how many steps are tried, and how far
+# differences of F, relative to F, are rounded in the network's precision (measured).
 SUFFICIENT_DECREASE = 0.1
-HALVINGS = 20
+TRIED_STEPS = 20
+ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 
 
 def data_term(problem: Problem, x: Tensor) -> Tensor:
@@ -136,8 +138,9 @@ def _spectral(
 def curvature_bound(lipschitz: Tensor) -> Tensor:
     """What c must exceed for the accelerated step μ = 1/(σ²c) to be stable: L(1 + 2β)/(2(1 + β)).
 
-    L is the largest eigenvalue of G's Jacobian, β the momentum. Where A sees nothing, an error
-    component follows e ← (1 − h)(e + β(e − e_previous)) with h ≤ L/c; the roots of
+    β is the momentum, and L the spectral norm of G's Jacobian, which is taken to be symmetric with
+    no negative eigenvalue, as a convex φ makes it. Where A sees nothing, an error component follows
+    e ← (1 − h)(e + β(e − e_previous)) with h ≤ L/c; the roots of
     λ² − (1 − h)((1 + β)λ − β) leave the unit circle at λ = −1, when h = 2(1 + β)/(1 + 2β).
     β = 0 gives the bound L/2 of the spectral step.
     """
@@ -209,23 +212,27 @@ def gs_pnp(
 
     (Hurault, Leclaire & Papadakis, ICLR 2022.) τ begins at 1/w, where the inner step is the
     gradient-step denoiser itself, and is halved, image by image, until
-    F(x) − F(x_new) ≥ (0.1/τ)‖x_new − x‖². An image that does not move, or for which 20 halvings
-    do not reach that, is stationary to the precision of the arithmetic: it stays as it is.
+    F(x) − F(x_new) ≥ (0.1/τ)‖x_new − x‖² up to the rounding of F, which matters where the network
+    computes in bfloat16. An image that does not move, or for which no step of 20 does that, is
+    stationary to the precision of the arithmetic: it stays as it is.
 
     `potential` gives g_σ(x), (N,), and ∇g_σ(x).
     """
     x = problem.start
     step = torch.full((len(x), 1, 1, 1), 1 / weight, dtype=x.dtype, device=x.device)
     settled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    half = torch.is_autocast_enabled(x.device.type)
+    rounding = ROUNDING[torch.get_autocast_dtype(x.device.type) if half else x.dtype]
     value, slope = potential(x, sigma)
     objective = data_term(problem, x) + weight * value
     while True:
-        for _ in range(0 if settled.all() else HALVINGS):
+        for _ in range(0 if settled.all() else TRIED_STEPS):
             candidate = problem.operator.prox_l2(x - step * weight * slope, problem.y, step)
             value, new_slope = potential(candidate, sigma)
             reached = data_term(problem, candidate) + weight * value
             moved = (candidate - x).square().sum(dim=(1, 2, 3))
-            enough = objective - reached >= SUFFICIENT_DECREASE * moved / step.flatten()
+            needed = SUFFICIENT_DECREASE * moved / step.flatten() - rounding * objective.abs()
+            enough = objective - reached >= needed
             if bool((enough | settled).all()):
                 break
             step = torch.where((enough | settled).view(-1, 1, 1, 1), step, step / 2)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from reg.cpu import fuse
@@ -35,7 +36,7 @@ from reg.iterations import (
     red_gd,
     total_variation,
 )
-from reg.networks import for_inference, load_denoiser, load_regularizer
+from reg.networks import best_device, for_inference, load_denoiser, load_regularizer
 from reg.problems import Problem, Task, parse_task
 
 Parameters = Mapping[str, float]
@@ -61,14 +62,16 @@ class Networks:
     denoisers: Mapping[str, DenoiserFunction] = field(default_factory=dict)
     regularizers: Mapping[str, Gradient] = field(default_factory=dict)
     potentials: Mapping[str, PotentialAndGradient] = field(default_factory=dict)
+    device: str | torch.device = "cpu"
 
 
 def load_networks(models: Path) -> Networks:
-    """The networks below `models/<profile>`, ready for inference.
+    """The networks below `models/<profile>`, ready for inference on the best device there is.
 
     Denoisers: `original`, and those that ReG training left, by its arms; regularizers by arm; the
     gradient-step denoiser where it was trained.
     """
+    device = best_device()
     arms = sorted(path.parent for path in models.glob("train_reg/*/regularizer.safetensors"))
     denoisers = {"original": load_denoiser(models / "pretrain" / "denoiser.safetensors")}
     denoisers |= {arm.name: load_denoiser(arm / "denoiser.safetensors") for arm in arms}
@@ -76,12 +79,13 @@ def load_networks(models: Path) -> Networks:
     gradient_step = models / "train_gs" / "denoiser.safetensors"
     potentials = {}
     if gradient_step.exists():
-        network = for_inference(load_gradient_step(gradient_step))
+        network = for_inference(load_gradient_step(gradient_step), device)
         potentials["gradient-step"] = network.potential_and_gradient
     return Networks(
-        {name: fuse(for_inference(network)) for name, network in denoisers.items()},
-        {name: fuse(for_inference(network)) for name, network in regularizers.items()},
+        {name: fuse(for_inference(network, device)) for name, network in denoisers.items()},
+        {name: fuse(for_inference(network, device)) for name, network in regularizers.items()},
         potentials,
+        device,
     )
 
 
@@ -163,15 +167,17 @@ def _pnp_gd(
 
 
 def _red(problem: Problem, denoiser: DenoiserFunction, parameters: Parameters) -> Iterator[Tensor]:
-    # With this step the spectral descent is RED's fixed-point strategy (Romano et al., eq. 37).
+    # With μ = 1/w and no momentum the spectral descent is RED's fixed-point strategy (Romano et
+    # al., eq. 37). RED gets the momentum that PnP-GD has, and for it the shorter step 1/(1.5w),
+    # stable while ‖I − J_D‖ < 1.5/0.72 (`iterations.curvature_bound`).
     weight = parameters["weight"]
     return red_gd(
         problem,
         denoiser,
         weight=weight,
         sigma=parameters["sigma"] / 255,
-        step=1 / weight,
-        descent="spectral",
+        step=1 / (1.5 * weight),
+        descent="accelerated",
     )
 
 

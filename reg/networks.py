@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reg.checkpoints import write_whole
 from reg.errors import InputError
 
 Form = Literal["plain", "residual"]
@@ -43,9 +44,9 @@ class DRUNet(nn.Module):
     multiple of 8 and the output cropped. Without biases the map is positively homogeneous:
     N(t·x) = t·N(x) for t > 0. Module names are those of the published weight files.
 
-    Under autocast the first and the last convolution and the skip between them stay in float32:
-    they carry the image itself, where the 8 bits of bfloat16 would add an error comparable to a
-    noise of 0.3/255.
+    Under autocast the first and the last convolution and the skip between them stay in float32 (on
+    CUDA in what torch's TF32 setting makes of it): they carry the image itself, where the 8 bits of
+    bfloat16 would add an error comparable to a noise of 0.3/255.
     """
 
     def __init__(
@@ -210,10 +211,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         name: value.detach().to("cpu", torch.float32).contiguous()
         for name, value in tensors.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(stored, partial, metadata={"reg": json.dumps(about, sort_keys=True)})
-    partial.replace(path)
+    write_whole(path, save(stored, metadata={"reg": json.dumps(about, sort_keys=True)}))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -334,6 +332,11 @@ def inference(precision: Precision, device: str | torch.device = "cpu") -> Itera
     bf16 = resolve_precision(precision, device) == "bf16"
     with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
         yield
+
+
+def best_device() -> torch.device:
+    """The accelerator of this machine, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def for_inference(network: AnyNetwork, device: str | torch.device = "cpu") -> AnyNetwork:

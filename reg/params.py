@@ -118,7 +118,12 @@ class TrainReg(Recipe):
 
 
 class TrainGs(Recipe):
-    """Stage `train_gs`: the gradient-step denoiser, from the weights of `pretrain`."""
+    """Stage `train_gs`: the gradient-step denoiser, from the weights of `pretrain`.
+
+    It cannot be compiled: torch.compile has no second derivatives, which its training needs.
+    """
+
+    compile: Literal[False] = Field(default=False, exclude=True)
 
 
 class Tune(Section):
@@ -161,7 +166,7 @@ class EvaluateConvergence(Section):
 
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"  # bf16 would hide differences below 1e-8
 
 
 class Accelerate(Section):
@@ -183,7 +188,7 @@ class Ablate(Section):
     tasks: Tasks
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"  # bf16 would hide differences below 1e-8
 
     @model_validator(mode="after")
     def _holds_what_the_claims_need(self) -> Self:

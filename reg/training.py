@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
 from reg.console import LiveLog, Row, first_process, progress, say
 from reg.errors import InputError
-from reg.networks import Precision, resolve_precision
+from reg.networks import Precision, best_device, resolve_precision
 from reg.patches import Patches
 
 KEPT_CHECKPOINTS = 2
@@ -71,6 +71,15 @@ class Recipe(BaseModel):
     devices: PositiveInt | Literal["auto"] = Field(default="auto", exclude=True)
     nodes: PositiveInt = Field(default=1, exclude=True)
     compile: bool = Field(default=False, exclude=True)
+
+    def record(self) -> dict[str, Any]:
+        """All that decides a result, as plain values, with the precision that `auto` means here."""
+        return {**self.model_dump(mode="json", by_alias=True), "precision": self.resolved_precision}
+
+    @property
+    def resolved_precision(self) -> str:
+        """bf16 or fp32: what the training computes in on this machine."""
+        return resolve_precision(self.precision, best_device())
 
     def rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 1."""
@@ -126,7 +135,6 @@ def launch(recipe: Recipe) -> Fabric:
 
     Raises InputError if the devices are not there or the launcher's settings contradict.
     """
-    precision = resolve_precision(recipe.precision, "cuda" if torch.cuda.is_available() else "cpu")
     devices: int | str = recipe.devices
     nodes = recipe.nodes
     if TorchElasticEnvironment.detect():
@@ -139,7 +147,7 @@ def launch(recipe: Recipe) -> Fabric:
         fabric = Fabric(
             devices=devices,
             num_nodes=nodes,
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            precision="bf16-mixed" if recipe.resolved_precision == "bf16" else "32-true",
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -215,6 +223,8 @@ def train(
                 said = f"{title}: stopped after iteration {iteration} of {recipe.iterations}; "
                 said += "it is kept, run the same command to go on"
                 raise SystemExit(said if fabric.is_global_zero else 1)
+        if signals:
+            raise SystemExit(f"{title}: stopped when it was trained; run the same command to go on")
     _copy(run.average, run.weights)
     objective.cpu()
     fabric.barrier()

@@ -47,12 +47,15 @@ def tune(
     chosen: dict[str, dict[str, dict[str, float]]] = {}
     with progress("tune", len(pairs)) as shown:
         for task, method in pairs:
-            problems = [make_problem(task, batch, names, seed) for names, batch in batches(images)]
+            problems = [
+                make_problem(task, batch.to(networks.device), names, seed)
+                for names, batch in batches(images)
+            ]
 
             def search(
                 problems: Sequence[Problem] = problems, method: str = method, task: str = task
             ) -> State:
-                with inference(precision):
+                with inference(precision, networks.device):
                     score = partial(_mean_psnr, method, problems, networks, iterations, tolerance)
                     return {"trials": list(compass_search(begin(method, task), score, trials))}
 
@@ -75,7 +78,7 @@ def _mean_psnr(
     for problem in problems:
         iterates = iterate(method, problem, networks, parameters)
         (last,) = deque(islice(settle(iterates, problem.start, tolerance), iterations), maxlen=1)
-        levels.append(psnr(last, problem.truth))
+        levels.append(psnr(last, problem.truth).cpu())
     return torch.cat(levels).mean().item()
 
 

@@ -42,7 +42,8 @@ def work(params: Params, start: str) -> Path:
     validate = restoration_validation(
         unrolled, recipe.task, load_images(manifest, "validation"), params.seed, recipe.precision
     )
-    key = fingerprint(start, params.seed, recipe.model_dump(), files=[manifest, weights])
+    form = (regularizer.form, regularizer.scale)
+    key = fingerprint(start, params.seed, recipe.record(), form, files=[manifest, weights])
     images = load_training_arrays(manifest, params.data.memory_mb, params.data.cache)
     log = train(
         UnrolledObjective(unrolled, recipe.task, params.seed),
@@ -55,7 +56,7 @@ def work(params: Params, start: str) -> Path:
         log=results / "log.csv",
         measure_start=True,
     )
-    save_unrolled(unrolled, models / "unrolled.safetensors", recipe.model_dump(mode="json"))
+    save_unrolled(unrolled, models / "unrolled.safetensors", recipe.record())
     write_table(log, results / "log.csv")
     table = measure_restoration(
         unrolled,

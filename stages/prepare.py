@@ -12,7 +12,7 @@ def work(params: Params) -> Path:
     """Write the images and data/<profile>/prepare/manifest.csv."""
     section, root = params.active.prepare, params.data.root
     profile = params.active
-    recipes = (profile.pretrain, profile.train_reg, profile.finetune_unrolled)
+    recipes = (profile.pretrain, profile.train_reg, profile.train_gs, profile.finetune_unrolled)
     photographs: Mapping[str, Sequence[str]] = {} if root else section.photographs
     folders: Mapping[str, Sequence[str] | int] = section.folders if root else {}
     return prepare(

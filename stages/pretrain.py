@@ -43,13 +43,13 @@ def work(params: Params) -> Path:
     """Write models/<profile>/pretrain/denoiser.safetensors and its training log."""
     recipe, manifest = params.active.pretrain, params.folder("data", "prepare", "manifest.csv")
     models, results = params.folder("models", "pretrain"), params.folder("results", "pretrain")
-    key = fingerprint("pretrain", params.seed, recipe.model_dump(), files=[manifest])
+    key = fingerprint("pretrain", params.seed, recipe.record(), files=[manifest])
     weights = given(params)
     denoiser = start(params, weights)
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
     )
-    training = recipe.model_dump(mode="json")
+    training = recipe.record()
     if weights:
         say(f"  D is imported from {weights}, not trained")
         training = imported_from(weights)
@@ -68,7 +68,8 @@ def work(params: Params) -> Path:
         )
     save_network(denoiser, models / "denoiser.safetensors", training)
     write_table(log, results / "log.csv")
-    forget(key)
+    if not weights:
+        forget(key)
     return models
 
 

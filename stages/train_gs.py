@@ -23,7 +23,7 @@ def work(params: Params) -> Path:
     recipe, manifest = params.active.train_gs, params.folder("data", "prepare", "manifest.csv")
     pretrained = params.folder("models", "pretrain", "denoiser.safetensors")
     models, results = params.folder("models", "train_gs"), params.folder("results", "train_gs")
-    key = fingerprint("train_gs", params.seed, recipe.model_dump(), files=[manifest, pretrained])
+    key = fingerprint("train_gs", params.seed, recipe.record(), files=[manifest, pretrained])
 
     start = load_denoiser(pretrained)
     denoiser = GradientStepDenoiser(start.network.channels, start.network.blocks)
@@ -41,7 +41,7 @@ def work(params: Params) -> Path:
         ),
         log=results / "log.csv",
     )
-    save_gradient_step(denoiser, models / "denoiser.safetensors", recipe.model_dump(mode="json"))
+    save_gradient_step(denoiser, models / "denoiser.safetensors", recipe.record())
     write_table(log, results / "log.csv")
     forget(key)
     return models

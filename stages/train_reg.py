@@ -57,8 +57,9 @@ def work(params: Params, arm: str) -> Path:
     denoiser, regularizer = start(params, weights)
 
     # With D fixed the loss is L_G alone, so λ is no part of what decides the result.
-    unused = {"lambda_"} if arm == "fixed" else set()
-    training = recipe.model_dump(mode="json", by_alias=True, exclude=unused) | {"arm": arm}
+    training = {**recipe.record(), "arm": arm}
+    if arm == "fixed":
+        del training["lambda"]
     key = fingerprint(arm, params.seed, training, files=[manifest, pretrained])
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
@@ -82,7 +83,8 @@ def work(params: Params, arm: str) -> Path:
     save_network(denoiser, models / FILES[0], origin_d)
     save_network(regularizer, models / FILES[1], origin_g)
     write_table(log, results / "log.csv")
-    forget(key)
+    if not weights:
+        forget(key)
     return models
 
 

@@ -72,7 +72,8 @@ def run(
 def convergence(falls: float = 0.0, floor: float = 1e-9, iterations: int = 600) -> pd.DataFrame:
     rows: list[Row] = []
     for task in ("deblur-k3-2.55", "sr-x2-2.55"):
-        rows += run(task, "pnp-gd", 28.0, falls, floor, iterations)
+        rows += run(task, "pnp-gd-plain", 28.0, falls, floor, iterations)
+        rows += run(task, "pnp-gd", 28.0, 2.0, 1e-4, iterations)
         rows += run(task, "pnp-admm", 29.0, 3.0, 1e-5, iterations)
     return table(rows)
 
@@ -196,6 +197,7 @@ NEEDED = [
     ("restoration", "restoration", "pnp-admm", "psnr"),
     ("visual", "restoration", "pnp-gd", "ssim"),
     ("visual", "restoration", "red", "ssim"),
+    ("gd-convergence", "convergence", "pnp-gd-plain", "msd"),
     ("gd-convergence", "convergence", "pnp-gd", "msd"),
     ("gd-convergence", "convergence", "pnp-admm", "psnr"),
     ("update-denoiser", "ablation", "pnp-gd@fixed", "psnr"),

@@ -467,7 +467,7 @@ def test_a_method_that_diverges_is_measured_too(tolerance: float | None) -> None
         assert set(of["psnr"]) == {0}
         assert all(math.isfinite(value) for value in of["ssim"])
         if tolerance is not None:
-            assert of["psnr_unclipped"] == pytest.approx(psnr(0 * IMAGES[name], IMAGES[name]))
+            assert of["psnr_unclipped"] == [0]
             assert of["iterations"] == [0]
         assert Path("pictures/deblur-k0-2.55/pnp-gd", f"{name}.png").exists()
 

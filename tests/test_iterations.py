@@ -16,9 +16,9 @@ from torch import Tensor
 import reg
 from reg.gradient_step import GradientStepDenoiser
 from reg.iterations import (
-    HALVINGS,
     MOMENTUM,
     SUFFICIENT_DECREASE,
+    TRIED_STEPS,
     PotentialAndGradient,
     curvature_bound,
     data_gradient,
@@ -451,7 +451,7 @@ def test_a_step_is_halved_for_each_image_by_itself(name: str) -> None:
             close(x, both[one])
 
 
-def test_gs_pnp_settles_and_then_costs_nothing() -> None:
+def test_gs_pnp_costs_one_evaluation_per_iteration() -> None:
     p, (potential, calls) = problem("blur"), counted(quadratic(1.5))
     iterates, costs = gs_pnp(p, potential, weight=0.5, sigma=0.1), [0]
     for _ in range(200):
@@ -460,9 +460,10 @@ def test_gs_pnp_settles_and_then_costs_nothing() -> None:
     per_iteration = [later - earlier for earlier, later in pairwise(costs)]
     assert per_iteration[0] == 2  # at the start, and at the first candidate
     assert set(per_iteration[1:20]) == {1}
-    assert max(per_iteration) <= 1 + HALVINGS
-    assert per_iteration[-50:] == [0] * 50
-    assert all(other is x for other in islice(iterates, 5))
+    assert max(per_iteration) <= TRIED_STEPS
+    # Differences that rounding makes do not start a search for a shorter step.
+    assert max(per_iteration[-50:]) == 1
+    close(next(iterates), x)
     assert set(calls) == {0.1}
 
 
@@ -472,7 +473,7 @@ def test_gs_pnp_stays_where_it_does_not_move() -> None:
     xs = list(islice(gs_pnp(p, potential, weight=0.5, sigma=0.1), 60))
     close(xs[0], minimiser(p, 0.5))
     assert torch.equal(xs[-1], xs[0])
-    assert len(calls) <= 3 + HALVINGS
+    assert len(calls) <= 3 + TRIED_STEPS
 
 
 def test_an_image_settles_while_another_goes_on() -> None:

@@ -259,15 +259,15 @@ def test_hqs_falls_from_49_to_its_level_in_24_iterations_and_ends() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_red_is_the_fixed_point_strategy_with_its_weight(task: str) -> None:
+def test_red_has_the_momentum_of_pnp_gd(task: str) -> None:
     p, weight, sigma = problem(task), 0.2, 15.0
     expected = red_gd(
         p,
         NETWORKS.denoisers["original"],
         weight=weight,
         sigma=sigma / 255,
-        step=1 / weight,
-        descent="spectral",
+        step=1 / (1.5 * weight),
+        descent="accelerated",
     )
     found = after("red", p, {"weight": weight, "sigma": sigma})
     torch.testing.assert_close(found, next(islice(expected, 4, None)))

@@ -79,6 +79,7 @@ def fake_results(
     rows = []
     for task in ("deblur-k3-2.55", "sr-x2-2.55"):
         for image in truths:
+            rows += _curve(task, "pnp-gd-plain", image, iterations, 28.4, 0.0, draw)
             rows += _curve(task, "pnp-gd", image, iterations, 28.5, 0.0, draw)
             rows += _curve(task, "pnp-admm", image, iterations, 29.0, 1.2, draw)
     _write(results / "evaluate_convergence" / "table.csv", rows)
