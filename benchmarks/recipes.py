@@ -200,7 +200,8 @@ def compare(params: Params, names: Sequence[str], budget: int, trials: int, seed
     pretrained = params.folder("models", "pretrain", "denoiser.safetensors")
     if not pretrained.exists():
         raise InputError(f"{pretrained}: no such file; run `dvc repro pretrain`, which makes it")
-    images, arrays = load_images(manifest, "validation"), load_training_arrays(manifest)
+    images = load_images(manifest, "validation")
+    arrays = load_training_arrays(manifest, params.data.memory_mb, params.data.cache)
     recipes = {name: recipe_of(VARIANTS[name], budget) for name in names}
     for recipe in recipes.values():  # refuses a crop that is too large before any work starts
         Patches(arrays, recipe.crop, recipe.batch, params.seed)

@@ -35,10 +35,26 @@ def keep_freed_memory() -> None:
 
 
 def fuse(network: AnyNetwork) -> AnyNetwork:
-    """Let a frozen D or G compute by fused convolutions, where torch has them."""
-    if available() and isinstance(network.network, DRUNet):
-        network.network = FusedDRUNet(network.network)  # type: ignore[assignment]
+    """Let a frozen D or G compute by fused convolutions, where they work on this machine.
+
+    Its weights must not change afterwards: each is laid out once, when it is first used.
+    """
+    drunet = network.network
+    if available() and isinstance(drunet, DRUNet) and _works(fused := FusedDRUNet(drunet)):
+        network.network = fused  # type: ignore[assignment]
     return network
+
+
+def _works(network: "FusedDRUNet") -> bool:
+    """Whether a small image goes through, in both precisions: processors differ in what they do."""
+    image = torch.zeros(1, network.network.in_channels, STRIDE, STRIDE)
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                network(image)
+    except RuntimeError:
+        return False
+    return True
 
 
 def available() -> bool:

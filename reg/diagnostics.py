@@ -40,6 +40,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from reg.checkpoints import State, finished_cell
 from reg.console import progress
 from reg.evaluation import Row, batches
 from reg.iterations import DenoiserFunction, Gradient, curvature_bound
@@ -167,36 +168,42 @@ def diagnose(
     iterations: int,
     effort: Effort,
     precision: Precision,
+    key: str,
 ) -> pd.DataFrame:
     """Measure both pairs on every image; the table that the module describes.
 
     `images` are (1,3,H,W) by name, `sigmas` in /255, `chosen` the tuned parameters by task and
     method. Iterates are taken after `iterations` of PnP-GD; where one has diverged, so that it
     has no Jacobian, the value is NaN. Noise depends on the seed, σ₀ and the image's name alone.
+    Finished pairs are kept in `.checkpoints/<key>/`.
     """
     parts = [(pair, names, batch) for pair in PAIRS for names, batch in batches(images)]
     rows: list[Row] = []
-    device = networks.device
-    with inference(precision, device), progress("pairs", len(parts)) as shown:
+    with inference(precision, networks.device), progress("pairs", len(parts)) as shown:
         for pair, names, images_of_batch in parts:
-            batch = images_of_batch.to(device)
-            D, G = networks.denoisers[PAIRS[pair]], networks.regularizers[pair]
-            noisy = {
-                sigma: make_problem(f"denoise-{sigma:g}", batch, names, effort.seed).y
-                for sigma in sigmas
-            }
-            method = canonical(f"pnp-gd@{pair}")
-            tuned = {task: by[method] for task, by in chosen.items() if method in by}
-            measured = [
-                *residuals(D, G, noisy),
-                *of_regularizer(G, batch, noisy, effort),
-                *of_denoiser(D, noisy, effort),
-            ]
-            for task, parameters in tuned.items():
-                problem = make_problem(task, batch, names, effort.seed)
-                iterates = iterate(method, problem, networks, parameters)
-                x = next(islice(iterates, iterations - 1, None))
-                measured += of_step(G, problem, x, parameters, effort)
+            batch = images_of_batch.to(networks.device)
+
+            def measure(pair: str = pair, names: list[str] = names, batch: Tensor = batch) -> State:
+                D, G = networks.denoisers[PAIRS[pair]], networks.regularizers[pair]
+                noisy = {
+                    sigma: make_problem(f"denoise-{sigma:g}", batch, names, effort.seed).y
+                    for sigma in sigmas
+                }
+                method = canonical(f"pnp-gd@{pair}")
+                tuned = {task: by[method] for task, by in chosen.items() if method in by}
+                measured = [
+                    *residuals(D, G, noisy),
+                    *of_regularizer(G, batch, noisy, effort),
+                    *of_denoiser(D, noisy, effort),
+                ]
+                for task, parameters in tuned.items():
+                    problem = make_problem(task, batch, names, effort.seed)
+                    iterates = iterate(method, problem, networks, parameters)
+                    x = next(islice(iterates, iterations - 1, None))
+                    measured += of_step(G, problem, x, parameters, effort)
+                return {"rows": [[*about, values.cpu()] for *about, values in measured]}
+
+            measured = finished_cell(key, f"{pair}_{names[0]}", measure)["rows"]
             rows += [
                 [quantity, pair, name, at, sigma, sigma_0, value]
                 for quantity, at, sigma, sigma_0, values in measured

@@ -56,7 +56,12 @@ class Inputs:
 
     def job(self, task: str, method: str, **changed: float) -> Job:
         """A method for a task with the parameters that `tune` chose, some of them changed."""
-        return Job(task, method, {**self.tuned[task][canonical(method)], **changed})
+        tuned = self.tuned.get(task, {}).get(canonical(method))
+        if tuned is None:
+            raise InputError(
+                f"chosen.json: nothing was tuned for {method} on {task}; run `dvc repro tune`"
+            )
+        return Job(task, method, {**tuned, **changed})
 
 
 def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:

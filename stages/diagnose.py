@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from reg.checkpoints import forget
 from reg.diagnostics import Effort, diagnose
 from reg.evaluation import central_crops, write_table
 from reg.params import Params
@@ -20,8 +21,10 @@ def work(params: Params) -> Path:
         iterations=section.iterations,
         effort=Effort(section.probes, section.power_iterations, params.seed),
         precision=section.precision,
+        key=given.key,
     )
     write_table(measured, table)
+    forget(given.key)
     return table
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from reg.checkpoints import forget
+from reg.checkpoints import forget, write_whole
 from reg.evaluation import central_crops, write_table
 from reg.methods import ABLATION, CONVERGENCE, canonical
 from reg.params import Params
@@ -37,7 +37,8 @@ def work(params: Params) -> Path:
         key=given.key,
     )
     write_table(trials, results / "trials.csv")
-    (results / "chosen.json").write_text(json.dumps(chosen, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(chosen, indent=2, sort_keys=True) + "\n"
+    write_whole(results / "chosen.json", text.encode())
     forget(given.key)
     return results / "chosen.json"
 

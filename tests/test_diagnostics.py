@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from reg.methods import Networks
 from reg.networks import Denoiser, Regularizer, for_inference, initialise
 
 SIDE = 4
+KEYS = count()
 PIXELS = 3 * SIDE**2
 CHOSEN = {
     "deblur-k5-2.55": {"pnp-gd": {"sigma": 5.1, "curvature": 3.0}},
@@ -212,7 +214,7 @@ def quadratics() -> Networks:
     )
 
 
-def table(networks: Networks, seed: int = 0, names: str = "ab") -> pd.DataFrame:
+def table(networks: Networks, seed: int = 0, names: str = "ab", key: str = "") -> pd.DataFrame:
     size = (1, 3, 24, 24)
     shown = {
         name: torch.rand(size, generator=torch.Generator().manual_seed(ord(name))) for name in names
@@ -225,7 +227,18 @@ def table(networks: Networks, seed: int = 0, names: str = "ab") -> pd.DataFrame:
         iterations=3,
         effort=Effort(probes=2, power_iterations=3, seed=seed),
         precision="fp32",
+        key=key or f"another {next(KEYS)}",
     )
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what is finished is kept below the working folder
+
+
+def test_finished_pairs_are_kept() -> None:
+    first = table(quadratics(), key="same")
+    pd.testing.assert_frame_equal(table(Networks(), key="same"), first)
 
 
 def test_the_table_of_pairs_with_closed_forms() -> None:

@@ -298,7 +298,8 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "constants: I − D is nonexpansive where its norm is at most 1, and D firmly "
                 "nonexpansive, of which PnP-ADMM's convergence follows, where that of 2D − I is. "
                 f"PnP-GD's step μ = 1/(σ²c): a curvature c above {BOUND}, with L the spectral norm "
-                "of G's Jacobian, suffices for stability near the iterate.",
+                "of G's Jacobian, would suffice for stability near the iterate if that were "
+                "symmetric with no negative eigenvalue.",
                 (inputs.file("diagnose", "table.csv"),),
                 ("diagnose",),
                 findings.diagnostics_says(inputs.diagnostics),

@@ -272,7 +272,8 @@ def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
         f"The two pairs of networks on central crops of {table['image'].nunique()} validation "
         "images, mean over images. Asymmetry is the ratio of the Frobenius norms of J minus its "
         "transpose and J plus its transpose, J being the Jacobian; norms are spectral. By task: "
-        "at the last iterate of PnP-GD, near which the bounds suffice for stability.",
+        "at the last iterate of PnP-GD, near which the bounds would suffice for stability if G's "
+        "Jacobian were symmetric with no negative eigenvalue.",
         ("Where (noise levels /255)", *PAIR_NAMES.values()),
         tuple(blocks),
         means,
