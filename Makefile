@@ -30,8 +30,11 @@ reproduce: $(STAMP)  ## environment, then the whole pipeline (dvc repro) of the 
 	@profile="$$(sed -n 's/^profile: *\([^ #]*\).*/\1/p' params.yaml)"; \
 	if [ -n "$$(find .provenance/$$profile -newer reports/$$profile/provenance.json 2> /dev/null)" ]; \
 	then $(IN_VENV) reg provenance > /dev/null; fi
+	@# A difference from the committed report is a finding and no failure of the run. Where there is
+	@# no such report (an archive, an own profile) there is nothing to compare with.
 	@profile="$$(sed -n 's/^profile: *\([^ #]*\).*/\1/p' params.yaml)"; \
-	echo "Figures, tables and claims: reports/$$profile/index.md"
+	echo "Figures, tables and claims: reports/$$profile/index.md"; \
+	if git cat-file -e "HEAD:./reports/$$profile" 2> /dev/null; then $(IN_VENV) reg verify || true; fi
 
 test: lint  ## environment, then ruff, mypy --strict and pytest
 	$(IN_VENV) python -m pytest

@@ -12,6 +12,7 @@ from reg.errors import InputError
 from reg.networks import Denoiser, Network
 from reg.params import Params, read_params
 from reg.provenance import write_provenance
+from reg.verify import verify_reports
 from reg.weights import download, export_kair, import_weights
 
 
@@ -53,6 +54,22 @@ def claims(profile: str | None) -> None:
             click.echo(f"{'':>15}  {claim['evidence']['why']}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         fail(InputError(f"{path}: cannot be read ({error!r}); run `make reproduce` first"))
+
+
+@main.command()
+@click.option("--profile", help="Profile whose report is compared; default: that of params.yaml.")
+@click.option("--against", default="HEAD", show_default=True, help="Commit, tag or branch.")
+def verify(profile: str | None, against: str) -> None:
+    """Compare reports/<profile>/ with the committed one; nothing is run.
+
+    Prints what moved. Exit status 0: byte-identical, or equal within the tolerances declared in
+    reg/verify.py; 1: different; 2: nothing to compare.
+    """
+    with _one_line():
+        text, agree = verify_reports(profile or _params().profile, against)
+    click.echo(text)
+    if not agree:
+        raise SystemExit(1)
 
 
 # --- weights -------------------------------------------------------------------------------
