@@ -482,7 +482,9 @@ def make_reproduce() -> list[str]:
     Path("Makefile").write_text(MAKEFILE.read_text(encoding="utf-8"), encoding="utf-8")
     for name in ("requirements.lock", "pyproject.toml", ".venv/.installed"):
         Path(name).touch()
-    done = subprocess.run(["make", "reproduce"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "reproduce"], check=True, capture_output=True, text=True
+    )
     return done.stdout.splitlines()
 
 
