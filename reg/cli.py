@@ -1,19 +1,22 @@
-"""`reg`: what a person asks of the package outside the pipeline."""
+"""`reg`: what a person asks of the package outside the pipeline.
+
+Commands import what they need when they run: `reg --help` should not wait for torch.
+"""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from reg.console import fail
 from reg.errors import InputError
-from reg.networks import Denoiser, Network
-from reg.params import Params, read_params
-from reg.provenance import write_provenance
-from reg.verify import verify_reports
-from reg.weights import download, export_kair, import_weights
+
+if TYPE_CHECKING:
+    from reg.networks import Network
+    from reg.params import Params
 
 
 @click.group()
@@ -36,6 +39,8 @@ def check() -> None:
 @main.command()
 def provenance() -> None:
     """Write reports/<profile>/provenance.json anew from the latest run of each stage."""
+    from reg.provenance import write_provenance
+
     params = _params()
     path = params.folder("reports", "provenance.json")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +71,8 @@ def verify(profile: str | None, against: str) -> None:
     reg/verify.py; 1: different; 2: nothing to compare.
     """
     with _one_line():
+        from reg.verify import verify_reports
+
         text, agree = verify_reports(profile or _params().profile, against)
     click.echo(text)
     if not agree:
@@ -99,6 +106,8 @@ def weights() -> None:
 @click.option("--key", help="Which network, if FILE holds several: model2, params_ema, …")
 def import_(file: Path, output: Path | None, key: str | None) -> None:
     """Convert FILE, weights of D or G in PyTorch's format, into this package's format."""
+    from reg.weights import import_weights
+
     output = output or Path("weights", file.name).with_suffix(".safetensors")
     with _one_line():
         click.echo(f"{output}: {_described(import_weights(file, output, key))}")
@@ -110,6 +119,8 @@ def import_(file: Path, output: Path | None, key: str | None) -> None:
 @click.option("-o", "--output", type=FILE, required=True)
 def export(file: Path, format_: str, output: Path) -> None:
     """Convert FILE, weights of this package, for others: `kair` also suits DPIR and deepinv."""
+    from reg.weights import export_kair
+
     with _one_line():
         click.echo(f"{output}: {_described(export_kair(file, output))}, format {format_}")
 
@@ -124,15 +135,217 @@ def download_(source: str, sha256: str | None, output: Path | None) -> None:
     KAIR's denoiser is drunet_color.pth; drunet_color_fixed_LR.pth and ReG.pth are the denoiser and
     the regularizer of PnP-ReG's authors.
     """
+    from reg.weights import download
+
     with _one_line():
         click.echo(str(download(source, output, sha256)))
 
 
-def _described(network: Network) -> str:
+def _described(network: "Network") -> str:
+    from reg.networks import Denoiser
+
     kind = "denoiser" if isinstance(network, Denoiser) else "regularizer"
     size, count = network.network, sum(weight.numel() for weight in network.parameters())
     channels = "-".join(map(str, size.channels))
     return f"{kind}, channels {channels}, blocks {size.blocks}, {count:,} weights"
+
+
+# --- one's own photographs -----------------------------------------------------------------
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class OneLineCommand(click.Command):
+    """A command whose options are refused in one line, as all bad input is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            reason = " ".join(error.format_message().split())
+            fail(InputError(f"{reason} See `reg {ctx.info_name} --help`."))
+
+
+def _photographs(command: Command) -> Command:
+    """What `restore` and `degrade` have in common."""
+    options = [
+        click.argument("inputs", nargs=-1, required=True),
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path), required=True, help="File or folder."
+        ),
+        click.option(
+            "--task", type=click.Choice(["deblur", "sr", "inpaint", "denoise"]), required=True
+        ),
+        click.option(
+            "--kernel", help="Of deblur: gaussian:STD[,STD,ANGLE] in pixels, psf.png or psf.npy."
+        ),
+        click.option("--factor", type=int, help="Of sr: 2, 3 or 4."),
+        click.option("--mask", type=FILE, help="Of inpaint: white is known, black a hole."),
+        click.option("--force", is_flag=True, help="Overwrite existing outputs."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command(cls=OneLineCommand)
+@_photographs
+@click.option("--sigma", default=None, help="Noise level /255, or auto. [auto; inpaint: 0]")
+@click.option(
+    "--method",
+    type=click.Choice(["pnp-gd", "admm", "denoiser"]),
+    help="[pnp-gd; denoise: denoiser]",
+)
+@click.option("--iterations", type=int, help="At most so many. [40]")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the networks.")
+@click.option("--compare", is_flag=True, help="Write <output>-compare.png, before and after.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    help="For its PSNR: a file, or a folder of equal names.",
+)
+@click.option("--skip-existing", is_flag=True, help="Go on where an interrupted run ended.")
+def restore(
+    inputs: tuple[str, ...],
+    output: Path,
+    *,
+    kernel: str | None,
+    mask: Path | None,
+    sigma: str | None,
+    weights: Path | None,
+    compare: bool,
+    truth: Path | None,
+    force: bool,
+    skip_existing: bool,
+    **options: Any,
+) -> None:
+    """Restore photographs: INPUTS are files, folders or glob patterns.
+
+    \b
+      reg restore in.png -o out.png --task deblur --kernel gaussian:1.6 --sigma 2.55
+      reg restore photos/ -o large/ --task sr --factor 2
+      reg restore scan.tif -o whole.tif --task inpaint --mask mask.png
+      reg restore in.jpg -o out.png --task denoise
+
+    PNG, JPEG, TIFF and WebP, gray or colour. Depth, alpha and metadata are kept. Networks are those
+    of --weights, of weights/released/, or of models/<profile>/.
+    """
+    with _one_line():
+        from tqdm import tqdm
+
+        from reg import photos, restoration
+
+        level: Any = sigma if sigma in (None, "auto") else _number("--sigma", sigma or "")
+        pairs = photos.pair_files(inputs, output, force=force, skip=skip_existing)
+        if kernel is not None:
+            options["kernel"] = restoration.to_kernel(kernel)
+        if mask is not None:
+            options["mask"] = restoration.read_mask(mask)
+        options["weights"] = restoration.find_weights(weights)
+        for path, target in pairs:  # before any work starts
+            photos.check_format(target, photos.read_photo(path))
+            if truth is not None:
+                photos.read_photo(_truth_of(path, truth))
+            if compare and _comparison(target).exists() and not force:
+                raise InputError(f"{_comparison(target)}: exists; remove it, or use --force")
+        for path, target in pairs:
+            began, photo = time.monotonic(), photos.read_photo(path)
+            reference = None if truth is None else photos.read_photo(_truth_of(path, truth))
+            with tqdm(desc=path.name, leave=False, disable=None) as bar:  # on terminals only
+
+                def show(done: int, total: int, bar: Any = bar) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                restored = photos.Photo(
+                    restoration.restore(photo.pixels, sigma=level, notify=show, **options),
+                    photo.metadata,
+                )
+            note = f"{time.monotonic() - began:.1f} s"
+            if reference is not None:
+                before, after = restoration.measure(photo.pixels, restored.pixels, reference.pixels)
+                note += f", PSNR {before:.2f} → {after:.2f} dB"
+            photos.write_photo(target, restored)
+            if compare:
+                restoration.draw_comparison(
+                    photo.pixels,
+                    restored.pixels,
+                    None if reference is None else reference.pixels,
+                    _comparison(target),
+                )
+            click.echo(f"{target}: {note}")
+
+
+@main.command(cls=OneLineCommand)
+@_photographs
+@click.option(
+    "--known", type=float, help="Of inpaint, instead of --mask: percentage of the pixels that stay."
+)
+@click.option("--sigma", default="0", help="Noise level /255. [0]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of noise and holes. [0]")
+def degrade(
+    inputs: tuple[str, ...],
+    output: Path,
+    *,
+    task: str,
+    kernel: str | None,
+    mask: Path | None,
+    known: float | None,
+    sigma: str,
+    seed: int,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Make what `reg restore` undoes: the same tasks, and noise by --sigma and --seed.
+
+    With --known the mask that was drawn is written beside the output, as <output>-mask.png.
+    """
+    with _one_line():
+        from reg import photos, restoration
+
+        level = _number("--sigma", sigma)
+        pairs = photos.pair_files(inputs, output, force=force)
+        if kernel is not None:
+            options["kernel"] = restoration.to_kernel(kernel)
+        if mask is not None:
+            options["mask"] = restoration.read_mask(mask)
+        if known is not None and (mask is not None or task != "inpaint"):
+            raise InputError("--known: is for inpaint without --mask; leave one of them out")
+        drawn = {target: target.with_name(f"{target.stem}-mask.png") for _, target in pairs}
+        for path, target in pairs:
+            photos.check_format(target, photos.read_photo(path))
+            if known is not None and drawn[target].exists() and not force:
+                raise InputError(f"{drawn[target]}: exists; remove it, or use --force")
+        for path, target in pairs:
+            photo = photos.read_photo(path)
+            if known is not None:
+                height, width = photo.pixels.shape[:2]
+                options["mask"] = restoration.random_mask(height, width, known, seed)
+            made = restoration.degrade(photo.pixels, task, sigma=level, seed=seed, **options)  # type: ignore[arg-type]
+            photos.write_photo(target, photos.Photo(made, photo.metadata))
+            if known is not None:
+                shown = options["mask"][..., None].astype("uint8") * 255
+                photos.write_photo(drawn[target], photos.Photo(shown))
+            click.echo(str(target))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name} {text}: must be a number") from None
+
+
+def _truth_of(path: Path, truth: Path) -> Path:
+    return truth / path.name if truth.is_dir() else truth
+
+
+def _comparison(target: Path) -> Path:
+    return target.with_name(f"{target.stem}-compare.png")
+
+
+# --- errors --------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -146,7 +359,15 @@ def _one_line() -> Iterator[None]:
         fail(InputError(f"{error.filename}: {error.strerror}"))
 
 
-def _params() -> Params:
+def fail(error: InputError) -> NoReturn:
+    """As `reg.console.fail`, whose imports take seconds: one line, and exit status 2."""
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(2)
+
+
+def _params() -> "Params":
+    from reg.params import read_params
+
     try:
         return read_params()
     except InputError as error:

@@ -1,0 +1,767 @@
+"""Restore a photograph of one's own: its borders, its size, and parameters that nobody tuned.
+
+`restore` is also `reg.restore`. What a photograph shows goes on beyond its borders, so blur and
+down-sampling are inverted on a larger domain, of which only the photograph was measured
+(`Measured`). The operator sees all of it; the networks see it in exact tiles (`tiled`).
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from itertools import islice
+from math import ceil, isfinite, log, sqrt
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from scipy.fft import next_fast_len  # type: ignore[import-untyped]
+from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional as F
+
+from reg.checkpoints import write_whole
+from reg.cpu import AnyNetwork, fuse, keep_freed_memory
+from reg.errors import InputError
+from reg.methods import Networks, iterate
+from reg.networks import (
+    STRIDE,
+    best_device,
+    for_inference,
+    inference,
+    load_denoiser,
+    load_regularizer,
+)
+from reg.operators import (
+    Blur,
+    Denoising,
+    Downsampling,
+    Inpainting,
+    Operator,
+    gaussian_kernel,
+    gaussian_kernel_from,
+    read_kernel,
+)
+from reg.photos import read_photo
+from reg.problems import Problem, parse_task
+
+Array = npt.NDArray[Any]
+Kind = Literal["deblur", "sr", "inpaint", "denoise"]
+Method = Literal["pnp-gd", "admm", "denoiser"]
+Parameters = Mapping[str, float]
+Notify = Callable[[int, int], None]  # iterations done, of how many at most
+
+IN_METHODS = {"pnp-gd": "pnp-gd", "admm": "pnp-admm"}  # their names in `reg.methods`
+FILES = {"pnp-gd": "train_reg/updated/regularizer.safetensors"}
+FILES |= dict.fromkeys(("admm", "denoiser"), "pretrain/denoiser.safetensors")
+# At most. At a noise of 2.55/255 twice as many gain less than 0.1 dB; without noise, 150 gain up to
+# 0.8 dB behind a wide kernel.
+ITERATIONS = 40
+TOLERANCE = 1e-4  # the relative change at which an image has settled
+
+# What `tune` chose at profile `demo`, for weights that bring no chosen.json. Noise levels /255.
+# (Denoising is not tuned: there σ is the noise level.)
+DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
+    "deblur-k5-2.55": {
+        "pnp-gd": {"sigma": 1.275, "curvature": 3200.0},
+        "pnp-admm": {"sigma": 2.55, "level": 80.0},
+    },
+    "sr-x2-2.55": {
+        "pnp-gd": {"sigma": 2.55, "curvature": 1600.0},
+        "pnp-admm": {"sigma": 5.1, "level": 40.0},
+    },
+    "inpaint-20": {
+        "pnp-gd": {"sigma": 0.0625, "curvature": 800.0},
+        "pnp-admm": {"sigma": 4.0, "level": 40.0},
+    },
+    "denoise-25": {
+        "pnp-gd": {"sigma": 25.0, "curvature": 1600.0},
+        "pnp-admm": {"sigma": 25.0, "level": 50.0},
+    },
+}
+
+# The least noise by which σ is scaled, /255: no kernel is known more exactly than that, and with a
+# weaker prior 40 iterations are too few.
+LEAST_NOISE = 1.0
+TILE = 1024  # pixels a side of what a network 16 channels wide computes at once
+BYTES_PER_PIXEL = 250  # of the restored image, measured on 12 megapixels
+REACH = 3  # low-resolution pixels that the filter of `Downsampling` reaches beyond the image
+
+
+# --- the command's one function --------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Degradation:
+    """What is assumed to have happened to a photograph: a blur, a reduction, holes, or noise alone.
+
+    ``kernel`` is (kh,kw) of sum 1, ``mask`` (H,W), true where a pixel is known. Raises InputError
+    unless there is what the task needs, and nothing else.
+    """
+
+    task: Kind
+    kernel: Tensor | None = None
+    factor: int | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(Kind):
+            raise InputError(f"task '{self.task}': must be one of {', '.join(get_args(Kind))}")
+        needs = {"deblur": "kernel", "sr": "factor", "inpaint": "mask"}
+        for task, name in needs.items():
+            given = getattr(self, name) is not None
+            if given and task != self.task:
+                raise InputError(f"{name}: task {self.task} has none; remove it, or choose {task}")
+            if not given and task == self.task:
+                raise InputError(f"task {task}: needs a {name}; see `reg restore --help`")
+        if self.factor is not None and self.factor not in (2, 3, 4):
+            raise InputError(f"factor {self.factor}: must be 2, 3 or 4")
+
+
+def restore(
+    image: Array,
+    task: Kind,
+    *,
+    kernel: Array | Tensor | str | Path | None = None,
+    factor: int | None = None,
+    mask: Array | None = None,
+    sigma: float | Literal["auto"] | None = None,
+    method: Method | None = None,
+    weights: Path | None = None,
+    iterations: int | None = None,
+    notify: Notify | None = None,
+) -> Array:
+    """Restore a photograph: min_x ½‖Ax − y‖² + σ²φ(x), φ given by ReG (`pnp-gd`) or a denoiser.
+
+    ``image`` is (H,W) or (H,W,C) with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA, of uint8,
+    uint16, or floats in [0,1]. Returns an array of the same kind, ``factor`` times as large for
+    ``sr``. Alpha is kept (enlarged for ``sr``), and so are known pixels in noise-free inpainting.
+
+    - ``deblur``: ``kernel`` is an array, `gaussian:STD[,STD,ANGLE]` or the path of a kernel;
+    - ``sr``: by a ``factor`` of 2, 3 or 4, of an image reduced by antialiased bicubic filtering;
+    - ``inpaint``: ``mask`` (H,W) is true, or 1, where a pixel is known;
+    - ``denoise``: by the denoiser itself, in one pass, unless another ``method`` is asked for.
+
+    ``sigma`` is the noise level in /255, the others' units being [0,1]; "auto" estimates it
+    (Donoho & Johnstone 1994, by skimage). Default: auto, and 0 for ``inpaint``.
+    ``weights`` is a folder; see `find_weights`. ``notify(done, total)`` is called after each
+    iteration. Raises InputError for what cannot be used.
+    """
+    problem = Degradation(
+        task,
+        None if kernel is None else to_kernel(kernel),
+        factor,
+        None if mask is None else to_mask(mask),
+    )
+    method = method or ("denoiser" if task == "denoise" else "pnp-gd")
+    if method not in FILES or (method == "denoiser" and task != "denoise"):
+        raise InputError(f"method '{method}': must be pnp-gd or admm, or denoiser for denoise")
+    if iterations is not None and iterations < 1:
+        raise InputError(f"iterations {iterations}: must be at least 1")
+    y, alpha = to_tensor(image)
+    _check_memory(y, factor or 1)
+    folder = find_weights(weights)
+    noise = noise_level(y, task, sigma)
+    if y.shape[-2] * y.shape[-1] * (factor or 1) ** 2 <= TILE**2:  # else it would be too much
+        keep_freed_memory()
+    network = load(folder / FILES[method])
+    with inference("auto", best_device()):
+        y = y.to(best_device())
+        if method == "denoiser":
+            x = network(y, noise)
+        else:
+            steps = iterations or ITERATIONS
+            x = _solve(problem, y, noise, method, network, parameters_of(folder), steps, notify)
+    if not bool(x.isfinite().all()):
+        raise InputError(f"{task} by {method}: diverged; raise sigma, or choose another method")
+    if problem.mask is not None and noise == 0:
+        x = torch.where(problem.mask.to(y.device), y, x)
+    return to_array(x.cpu(), alpha, image)
+
+
+def _solve(
+    degradation: Degradation,
+    y: Tensor,
+    noise: float,
+    method: Method,
+    network: Callable[..., Tensor],
+    tuned: Mapping[str, Mapping[str, Parameters]],
+    iterations: int,
+    notify: Notify | None,
+) -> Tensor:
+    problem, inner = pose(degradation, y, noise)
+    name = IN_METHODS[method]
+    parameters = scaled(degradation, noise, name, tuned)
+    networks = Networks({"original": network}, {"updated": network}, device=y.device)
+    previous = x = problem.start
+    for done, x in enumerate(islice(iterate(name, problem, networks, parameters), iterations), 1):
+        settled = not bool((x - previous).norm() > TOLERANCE * x.norm())
+        if notify is not None:
+            notify(done, iterations)
+        if settled:
+            break
+        previous = x
+    return x[inner]
+
+
+def pose(
+    degradation: Degradation, y: Tensor, noise: float
+) -> tuple[Problem, tuple[Any, slice, slice]]:
+    """The problem to be solved for y (1,3,H,W), and where in its solution the photograph is.
+
+    Iterations start from y with its border repeated, enlarged by bicubic interpolation for ``sr``,
+    and with the nearest known pixel in holes.
+    """
+    height, width = y.shape[-2:]
+    if degradation.mask is not None:
+        known = degradation.mask.cpu()
+        if tuple(known.shape) != (height, width):
+            raise InputError(
+                f"mask of {known.shape[1]}×{known.shape[0]} pixels: the image has "
+                f"{width}×{height}, must agree"
+            )
+        rows, columns = distance_transform_edt(
+            ~known.numpy(), return_distances=False, return_indices=True
+        )
+        operator: Operator = Inpainting(known[None, None].to(y.device))
+        start, reach, factor = y[..., rows, columns], 0, 1
+        y = operator.A(y)
+    elif degradation.task == "denoise":
+        operator, start, reach, factor = Denoising(), y, 0, 1
+    else:
+        reach, factor = REACH, degradation.factor or 1
+        if degradation.kernel is not None:
+            sides = max(degradation.kernel.shape)
+            if sides > min(height, width):
+                raise InputError(f"kernel of {sides} pixels a side: larger than the image; crop it")
+            reach = sides // 2
+            inner: Operator = Blur(degradation.kernel)
+        else:
+            inner = Downsampling(factor)
+        tall, wide = (next_fast_len(side + 2 * reach, real=True) for side in (height, width))
+        operator = Measured(inner, reach, (height, width), (tall, wide))
+        beyond = (reach, wide - width - reach, reach, tall - height - reach)
+        start = F.pad(y, beyond, mode="replicate")
+        if factor > 1:
+            start = F.interpolate(start, scale_factor=factor, mode="bicubic", align_corners=False)
+    rows_inside = slice(factor * reach, factor * (reach + height))
+    columns_inside = slice(factor * reach, factor * (reach + width))
+    nowhere = y.new_empty(0)  # the truth, which nothing here measures
+    problem = Problem(degradation.task, operator, y, noise, start, nowhere)
+    return problem, (..., rows_inside, columns_inside)
+
+
+# --- unknown borders -------------------------------------------------------------------------
+
+
+class Measured(Operator):
+    """``M A``: an operator on a larger domain of which ``M`` keeps the photograph's measurements.
+
+    The photograph of ``size`` lies ``reach`` pixels from the top and the left of the domain. With
+    ``reach`` pixels or more on every side, as many as the filter of A reaches, no measurement
+    depends on how A continues beyond the domain, so nothing is circular any more. (The model is
+    that of Almeida & Figueiredo, "Deconvolving images with unknown boundaries using the
+    alternating direction method of multipliers", IEEE TIP 2013.)
+
+    ``prox_l2`` of measurements solves (γAᵀMᵀMA + 1) x = z + γAᵀMᵀy by conjugate gradients,
+    preconditioned by the closed form of A without M: the two systems differ only at the border. It
+    begins at z or, if that is nearer, at its last solution, for in PnP-ADMM little changes between
+    calls; it ends when the residual is ``tolerance`` times that at z, or after ``steps``. What is
+    left is an error at the border, which later calls reduce.
+
+    Without measurements (y = 0) it is the metric of a descent, and the closed form of A itself: as
+    AᵀMᵀMA ≼ AᵀA, a step that is stable for A is so for MA, with the same stationary points.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        reach: int,
+        size: tuple[int, int],
+        domain: tuple[int, int],
+        tolerance: float = 1e-3,
+        steps: int = 3,
+    ) -> None:
+        self.operator, self.tolerance, self.steps = operator, tolerance, steps
+        (height, width), (tall, wide) = size, domain
+        self._inner = (..., slice(reach, reach + height), slice(reach, reach + width))
+        self._beyond = (reach, wide - width - reach, reach, tall - height - reach)
+        self._last: Tensor | None = None
+
+    def A(self, x: Tensor) -> Tensor:
+        return _by_channel(lambda channel: self.operator.A(channel)[self._inner], x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return _by_channel(lambda one: self.operator.A_adjoint(F.pad(one, self._beyond)), y)
+
+    def prox_l2(self, z: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
+        nothing = F.pad(torch.zeros_like(y[:, :1]), self._beyond)
+
+        def precondition(r: Tensor) -> Tensor:
+            return _by_channel(lambda one: self.operator.prox_l2(one, nothing, gamma), r)
+
+        if not y.any():
+            return precondition(z)
+        x, residual = z, gamma * self.A_adjoint(y - self.A(z))
+        enough = self.tolerance * residual.norm()
+        if self._last is not None:
+            left = z - self._last + gamma * self.A_adjoint(y - self.A(self._last))
+            if left.norm() < residual.norm():
+                x, residual = self._last, left
+            del left
+        direction = change = precondition(residual)
+        product = (residual * change).sum()
+        for step in range(self.steps):
+            if not residual.norm() > enough:
+                break
+            if step > 0:
+                change = precondition(residual)
+                before, product = product, (residual * change).sum()
+                direction = change + (product / before) * direction
+            image = direction + gamma * self.A_adjoint(self.A(direction))
+            length = product / (direction * image).sum()
+            x, residual = x + length * direction, residual - length * image
+        self._last = x
+        return x
+
+    def norm(self, height: int, width: int) -> float:
+        """An upper bound: the norm on the domain without M."""
+        return self.operator.norm(height, width)
+
+
+def _by_channel(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f(x), in large images of one channel after the other: a third of the spectra at once."""
+    if x.shape[-2] * x.shape[-1] <= TILE**2:
+        return f(x)
+    return torch.cat([f(x[:, c : c + 1]) for c in range(x.shape[1])], dim=1)
+
+
+# --- large images ----------------------------------------------------------------------------
+
+
+def receptive_radius(blocks: int) -> int:
+    """How far, in pixels, a DRUNet looks: what lies beyond changes no output.
+
+    Two 3×3 convolutions a block, at steps of 1, 2, 4 and 8 pixels down and 4, 2 and 1 up, head and
+    tail, and the 8×8 pixels that meet in one at the bottom.
+    """
+    return 2 * blocks * (1 + 2 + 4 + 8 + 4 + 2 + 1) + 2 + STRIDE - 1
+
+
+def tiled(network: Callable[..., Tensor], radius: int, tile: int = TILE) -> Callable[..., Tensor]:
+    """The same map, computed in tiles of `tile`² pixels that see `radius` pixels around them.
+
+    Tiles begin at multiples of 8 pixels, where the network's grid of 8 does, and at the image's
+    sides they end where it does. So the result is that of the whole image, up to the rounding of
+    convolutions, if `radius` is at least `receptive_radius`.
+    """
+    around = STRIDE * ceil(radius / STRIDE)
+    tile = STRIDE * ceil(tile / STRIDE)
+
+    def apply(x: Tensor, *arguments: Any) -> Tensor:
+        height, width = x.shape[-2:]
+        if max(height, width) <= tile + around:
+            return network(x, *arguments)
+        out = torch.empty_like(x)
+        for top in range(0, height, tile):
+            for left in range(0, width, tile):
+                above, before = max(top - around, 0), max(left - around, 0)
+                seen = x[..., above : top + tile + around, before : left + tile + around]
+                here = (..., slice(top, top + tile), slice(left, left + tile))
+                rows = slice(top - above, top - above + tile)
+                columns = slice(left - before, left - before + tile)
+                out[here] = network(seen, *arguments)[..., rows, columns]
+        return out
+
+    return apply
+
+
+def _check_memory(y: Tensor, factor: int) -> None:
+    """InputError if the restored image would not fit: being killed leaves no line at all."""
+    needed = BYTES_PER_PIXEL * factor**2 * y.shape[-2] * y.shape[-1]
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"image of {y.shape[-1]}×{y.shape[-2]} pixels: needs some {needed / 1e9:.0f} GB of "
+            f"memory, {free / 1e9:.0f} GB are free; crop or reduce it"
+        )
+
+
+# --- weights and parameters ------------------------------------------------------------------
+
+
+def find_weights(given: Path | None = None) -> Path:
+    """The folder of the networks: `given`, weights/released/, or models/<profile>/.
+
+    It holds pretrain/denoiser.safetensors and train_reg/updated/regularizer.safetensors, as
+    models/<profile>/ does. weights/released/ is looked for in the working folder and in the
+    checkout of this package; the profile is that of params.yaml. Raises InputError if there is
+    none.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise InputError(f"{given}: no such folder of weights; correct --weights")
+        return given
+    folders = [Path("weights/released"), Path(__file__).parents[1] / "weights" / "released"]
+    if Path("params.yaml").exists():
+        from reg.params import read_params  # its libraries take a while
+
+        folders.append(read_params().folder("models"))
+    for folder in folders:
+        if any(folder.glob("**/*.safetensors")):
+            return folder
+    raise InputError(
+        "no weights in weights/released or models: run `make reproduce`, which trains them, or "
+        "name a folder by --weights"
+    )
+
+
+@cache
+def load(path: Path) -> Callable[..., Tensor]:
+    """D or G, by the file's name, ready for images of any size; read once."""
+    if path.name.startswith("denoiser"):
+        return _ready(load_denoiser(path))
+    return _ready(load_regularizer(path))
+
+
+def _ready(network: AnyNetwork) -> Callable[..., Tensor]:
+    radius, width = receptive_radius(network.network.blocks), network.network.channels[0]
+    tile = round(TILE * sqrt(16 / max(width, 16)))  # wider networks hold more of each pixel
+    return tiled(fuse(for_inference(network, best_device())), radius, tile)
+
+
+def parameters_of(folder: Path) -> Mapping[str, Mapping[str, Parameters]]:
+    """What `tune` chose for these networks, by task and method; {} where it did not run.
+
+    It is in <folder>/chosen.json, or, for models/<profile>, in results/<profile>/tune/chosen.json.
+    Raises InputError if that cannot be read.
+    """
+    files = [folder / "chosen.json"]
+    profile = folder.resolve()
+    if profile.parent.name == "models":
+        files.append(profile.parents[1] / "results" / profile.name / "tune" / "chosen.json")
+    for path in files:
+        try:
+            tuned = json.loads(path.read_text(encoding="utf-8"))
+            return {
+                task: {
+                    method: {name: float(value) for name, value in parameters.items()}
+                    for method, parameters in methods.items()
+                }
+                for task, methods in tuned.items()
+            }
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); run `make reproduce`") from None
+    return {}
+
+
+def scaled(
+    degradation: Degradation,
+    noise: float,
+    method: str,
+    tuned: Mapping[str, Mapping[str, Parameters]],
+) -> dict[str, float]:
+    """The parameters tuned for the nearest task, or those of `DEFAULTS`, carried over to this one.
+
+    Nearest is the task whose kernel is about as wide, whose factor or share of known pixels is
+    closest, and then whose noise is. σ, the weight of the prior, is proportional to the noise
+    (σ/σ_tuned = σ_n/σ_n,tuned with σ_n ≥ 1/255); in inpainting, tuned without noise, it is at
+    least the noise. The curvature of G and the level s of the denoiser belong to the networks and
+    stay as they are.
+    """
+
+    def distance(name: str) -> float:
+        task = parse_task(name)
+        near = abs(log(noise / task.sigma_n)) if noise and task.sigma_n else 0.0
+        if degradation.kernel is not None:
+            width = log(_spread(degradation.kernel) / _spread(gaussian_kernel(task.kernel)))
+            near += 4 * abs(width)
+        if degradation.factor is not None:
+            near += 100 * abs(degradation.factor - task.factor)
+        if degradation.mask is not None:
+            near += abs(100 * degradation.mask.float().mean().item() - task.percent)
+        return near
+
+    def suits(name: str, methods: Mapping[str, Parameters]) -> bool:
+        return parse_task(name).kind == degradation.task and method in methods
+
+    names = [name for name, methods in tuned.items() if suits(name, methods)]
+    known = tuned if names else DEFAULTS
+    nearest = min(names or [each for each in DEFAULTS if suits(each, DEFAULTS[each])], key=distance)
+    parameters, task = dict(known[nearest][method]), parse_task(nearest)
+    if task.sigma_n:
+        parameters["sigma"] *= max(noise, LEAST_NOISE / 255) / task.sigma_n
+    else:
+        parameters["sigma"] = max(parameters["sigma"], 255 * noise)
+    return parameters
+
+
+def _spread(kernel: Tensor) -> float:
+    """The standard deviation of a kernel as a distribution, pixels; at least a tenth."""
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in kernel.shape)
+    y, x = (kernel.sum(1) * rows).sum(), (kernel.sum(0) * columns).sum()
+    squares = (rows - y).square()[:, None] + (columns - x).square()
+    return max(sqrt(max(float((kernel * squares).sum()), 0.0)), 0.1)
+
+
+def noise_level(y: Tensor, task: Kind, sigma: float | Literal["auto"] | None) -> float:
+    """The standard deviation of the noise in y, in units of [0,1]: given in /255, or estimated."""
+    if sigma is None:  # the estimator would take the sides of holes for noise
+        sigma = 0.0 if task == "inpaint" else "auto"
+    if sigma != "auto":
+        if not (isfinite(sigma) and 0 <= sigma <= 255):
+            raise InputError(f"sigma {sigma}: must be auto, or a noise level from 0 to 255")
+        return sigma / 255
+    if task == "inpaint":
+        raise InputError("sigma auto: cannot be estimated beside holes; give a number, in /255")
+    try:
+        from skimage.restoration import estimate_sigma
+
+        array = y[0].permute(1, 2, 0).double().cpu().numpy()
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an image without any detail
+            found = float(estimate_sigma(array, channel_axis=-1, average_sigmas=True))
+    except ImportError:
+        raise InputError("sigma auto: needs `pip install PyWavelets`; or give a number") from None
+    except ValueError:
+        raise InputError("sigma auto: the image is too small; give a number, in /255") from None
+    return found if isfinite(found) else 0.0
+
+
+# --- arrays ----------------------------------------------------------------------------------
+
+
+def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
+    """A blur kernel (kh,kw) of sum 1, from an array, a path, or `gaussian:STD[,STD,ANGLE]`.
+
+    Standard deviations are in pixels, along and across the axis at ANGLE degrees (from x
+    rightwards towards y downwards). Raises InputError for anything else.
+    """
+    if isinstance(given, str) and given.startswith("gaussian:"):
+        try:
+            numbers = [float(number) for number in given.removeprefix("gaussian:").split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 3) or not all(isfinite(number) for number in numbers):
+            raise InputError(f"kernel '{given}': must be gaussian:STD or gaussian:STD,STD,ANGLE")
+        stds = (numbers[0], numbers[1] if len(numbers) == 3 else numbers[0])
+        if not all(0.1 <= std <= 100 for std in stds):
+            raise InputError(f"kernel '{given}': standard deviations must be from 0.1 to 100")
+        # 25 pixels, as the paper's, unless that would cut a wide one.
+        size = max(25, 2 * ceil(3 * max(stds)) + 1)
+        return gaussian_kernel_from(stds, numbers[2] if len(numbers) == 3 else 0.0, size)
+    if isinstance(given, str | Path):
+        try:
+            return read_kernel(Path(given))
+        except InputError:
+            raise
+        # What a damaged file makes of the readers.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{given}: cannot be read as a blur kernel ({reason})") from None
+    kernel = torch.as_tensor(given, dtype=torch.float64)
+    usable = kernel.ndim == 2 and bool((kernel.isfinite() & (kernel >= 0)).all())
+    if not usable or kernel.sum() == 0:
+        raise InputError("kernel: must be 2-D, finite, ≥ 0 and not zero everywhere")
+    return kernel / kernel.sum()
+
+
+def to_mask(given: Array) -> Tensor:
+    """A mask (H,W) of truth values; InputError unless it has two values and known pixels."""
+    mask = np.asarray(given)
+    if mask.ndim == 3 and (mask[..., :1] == mask[..., :3]).all():
+        mask = mask[..., 0]
+    most = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" and mask.max(initial=0) > 1 else 1
+    if mask.ndim != 2 or not ((mask == 0) | (mask == most)).all():
+        raise InputError(
+            "mask: must be black (hole) and white (known), nothing between; threshold it"
+        )
+    if not mask.any():
+        raise InputError("mask: has no white, so no known pixel; white is known, black a hole")
+    return torch.from_numpy(mask != 0)
+
+
+def read_mask(path: Path) -> Array:
+    """A mask (H,W) from a black and white image: true, white, is known; false, black, a hole."""
+    pixels = read_photo(path).pixels
+    try:
+        colours = pixels.shape[2] - (pixels.shape[2] + 1) % 2  # without alpha
+        return to_mask(pixels[..., :colours].squeeze()).numpy()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def to_tensor(image: Array) -> tuple[Tensor, Tensor | None]:
+    """An array as `restore` takes it → (1,3,H,W) in [0,1], and alpha (1,1,H,W) if it has one."""
+    pixels = np.asarray(image)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or 0 in pixels.shape:
+        raise InputError(f"image of shape {np.shape(image)}: must be (H,W) or (H,W,C), C = 1 to 4")
+    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
+        raise InputError(f"image of {pixels.dtype}: must be uint8, uint16, or floats in [0,1]")
+    if pixels.dtype.kind == "f" and not (np.isfinite(pixels) & (abs(pixels) <= 2)).all():
+        raise InputError("image of floats: values must be in [0,1]")
+    values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32))[None]
+    values = values / _white(pixels.dtype)
+    colours = 1 if pixels.shape[2] < 3 else 3
+    alpha = values[:, -1:] if pixels.shape[2] in (2, 4) else None
+    return values[:, :colours].repeat(1, 3 // colours, 1, 1), alpha
+
+
+def to_array(x: Tensor, alpha: Tensor | None, like: Array) -> Array:
+    """The inverse of `to_tensor`, of the shape and type of ``like``; alpha follows x in size."""
+    channels = 1 if like.ndim == 2 else like.shape[2]
+    values = [x.mean(dim=1, keepdim=True) if channels < 3 else x]
+    if alpha is not None:
+        if alpha.shape[-2:] != x.shape[-2:]:
+            reduced = alpha.shape[-1] > x.shape[-1]
+            way = {"mode": "area"} if reduced else {"mode": "bicubic", "align_corners": False}
+            alpha = F.interpolate(alpha, tuple(x.shape[-2:]), **way)
+        values.append(alpha)
+    scaled = torch.cat(values, dim=1)[0].clamp(0, 1).mul(_white(like.dtype)).permute(1, 2, 0)
+    array = (scaled.round() if like.dtype.kind == "u" else scaled).numpy().astype(like.dtype)
+    if alpha is not None and like.shape[:2] == array.shape[:2]:
+        array[..., -1] = like[..., -1]  # to its last digit
+    return np.ascontiguousarray(array[..., 0] if like.ndim == 2 else array)
+
+
+def _white(dtype: np.dtype[Any]) -> int:
+    return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
+
+
+# --- test inputs -----------------------------------------------------------------------------
+
+
+def degrade(
+    image: Array,
+    task: Kind,
+    *,
+    kernel: Array | Tensor | str | Path | None = None,
+    factor: int | None = None,
+    mask: Array | None = None,
+    sigma: float = 0.0,
+    seed: int = 0,
+) -> Array:
+    """What `restore` undoes: y = Ax + n, n white Gaussian of deviation `sigma`/255, seeded.
+
+    Arguments and result as those of `restore`. The scene is continued by its mirror image, nothing
+    is circular, and holes are black. Values are clipped and rounded to those that ``image`` has.
+    For ``sr``, rows and columns beyond a multiple of the factor are left out.
+    """
+    degradation = Degradation(
+        task,
+        None if kernel is None else to_kernel(kernel),
+        factor,
+        None if mask is None else to_mask(mask),
+    )
+    level = noise_level(torch.empty(0), task, sigma)
+    x, alpha = to_tensor(image)
+    if factor is not None:
+        height, width = (side // factor * factor for side in x.shape[-2:])
+        if 0 in (height, width):
+            raise InputError(f"image of {x.shape[-1]}×{x.shape[-2]} pixels: too small to reduce")
+        x = x[..., :height, :width]
+        alpha = None if alpha is None else alpha[..., :height, :width]
+    if degradation.mask is not None:
+        if degradation.mask.shape != x.shape[-2:]:
+            raise InputError(f"mask of {tuple(degradation.mask.shape)} pixels: must be the image's")
+        y = Inpainting(degradation.mask[None, None]).A(x)
+    elif task == "denoise":
+        y = x
+    else:
+        y = _measure(degradation, x)
+    generator = torch.Generator().manual_seed(seed)
+    channels = 3 if image.ndim == 3 and image.shape[2] > 2 else 1
+    noise = torch.randn((1, channels, *y.shape[-2:]), generator=generator)
+    y = y + level * noise
+    if degradation.mask is not None:
+        y = y * degradation.mask
+    return to_array(y, alpha, image)
+
+
+def _measure(degradation: Degradation, x: Tensor) -> Tensor:
+    """Blur or reduce x continued by its mirror image, and keep what x measures."""
+    factor = degradation.factor or 1
+    kernel = degradation.kernel
+    reach = REACH if kernel is None else max(kernel.shape) // 2
+    operator: Operator = Downsampling(factor) if kernel is None else Blur(kernel)
+    beyond = [(0, 0), (0, 0), *[(factor * reach,) * 2] * 2]
+    y = operator.A(torch.from_numpy(np.pad(x.numpy(), beyond, mode="symmetric")))
+    return y[..., reach : y.shape[-2] - reach, reach : y.shape[-1] - reach]
+
+
+def random_mask(height: int, width: int, percent: float, seed: int) -> Array:
+    """A mask (H,W) in which each pixel is known with probability `percent`/100."""
+    if not 0 < percent <= 100:
+        raise InputError(f"known {percent}: must be a percentage above 0")
+    return np.random.default_rng(seed).random((height, width)) < percent / 100
+
+
+# --- before and after ------------------------------------------------------------------------
+
+
+def measure(before: Array, after: Array, truth: Array) -> tuple[float, float]:
+    """PSNR in dB of a photograph and of its restoration, enlarged to the restored size.
+
+    ``truth`` may be larger by less than a factor, whose remainder `degrade` leaves out. Raises
+    InputError if it is of another size, or gray where they are colour.
+    """
+    from reg.metrics import psnr
+
+    x, reference = to_tensor(after)[0], to_tensor(truth)[0]
+    factor = max(after.shape[0] // before.shape[0], 1)
+    height, width = x.shape[-2:]
+    spare = [side - own for side, own in zip(reference.shape[-2:], (height, width), strict=True)]
+    if not all(0 <= rest < factor for rest in spare):
+        raise InputError(
+            f"truth of {reference.shape[-1]}×{reference.shape[-2]} pixels: the restored image has "
+            f"{width}×{height}, must agree"
+        )
+    reference = reference[..., :height, :width]
+    return psnr(_enlarged(before, after), reference).item(), psnr(x, reference).item()
+
+
+def _enlarged(before: Array, after: Array) -> Tensor:
+    x = to_tensor(before)[0]
+    if before.shape[:2] == after.shape[:2]:
+        return x
+    return F.interpolate(x, after.shape[:2], mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def draw_comparison(before: Array, after: Array, truth: Array | None, path: Path) -> None:
+    """Before, after and truth side by side, whole and the part richest in detail; a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles, images = ["before", "after"], [_enlarged(before, after), to_tensor(after)[0]]
+    if truth is not None:
+        levels = measure(before, after, truth)
+        titles = [f"{title}, {level:.2f} dB" for title, level in zip(titles, levels, strict=True)]
+        titles, images = [*titles, "truth"], [*images, to_tensor(truth)[0]]
+    height, width = after.shape[:2]
+    side = min(128, height, width)
+    detail = images[1].mean(1).diff(dim=-1).abs()[None, :, :, :]
+    richest = int(F.avg_pool2d(detail, (side, min(side, width - 1) or 1), 1).argmax())
+    top, left = divmod(richest, detail.shape[-1] - (min(side, width - 1) or 1) + 1)
+    figure = Figure(figsize=(3.2 * len(images), 3.2 * (height / width + 1) + 0.3), dpi=150)
+    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=[height / width, 1])
+    for column, (title, image) in enumerate(zip(titles, images, strict=True)):
+        shown = image[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        stride = max(1, max(height, width) // 2000)
+        axes[0, column].imshow(shown[::stride, ::stride])
+        axes[0, column].set_title(title)
+        axes[1, column].imshow(shown[top : top + side, left : left + side], interpolation="nearest")
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.tight_layout(pad=0.4)
+    FigureCanvasAgg(figure)
+    content = BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_whole(path, content.getvalue())

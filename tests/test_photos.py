@@ -1,0 +1,465 @@
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from reg.errors import InputError
+from reg.photos import (
+    ADAM7,
+    ORIENTATION,
+    Photo,
+    check_folder,
+    pair_files,
+    read_photo,
+    write_photo,
+)
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b"<x:xmpmeta><rdf:Description tiff:Orientation='1'/></x:xmpmeta>"
+LOSSLESS = [".png", ".tif", ".webp"]
+
+
+def pixels_of(channels: int, dtype: type, height: int = 13, width: int = 17) -> np.ndarray:
+    generator = np.random.default_rng(channels)
+    return generator.integers(
+        0, np.iinfo(dtype).max, (height, width, channels), dtype=dtype, endpoint=True
+    )
+
+
+def exif_bytes() -> bytes:
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif.get_ifd(0x8769).update({33434: (1, 100), 0xA002: 999, 0xA003: 999})
+    exif.get_ifd(0x8825).update({1: "N"})
+    return exif.tobytes()
+
+
+def exif_of(photo: Photo) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(photo.metadata["exif"])
+    return exif
+
+
+# --- what is kept ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_depth_alpha_and_metadata_go_through(
+    suffix: str, dtype: type, channels: int, tmp_path: Path
+) -> None:
+    path, pixels = tmp_path / f"a{suffix}", pixels_of(channels, dtype)
+    metadata = {"exif": exif_bytes(), "icc_profile": ICC, "xmp": XMP, "dpi": (300, 300)}
+    if dtype is np.uint16 and (suffix == ".webp" or (suffix, channels) == (".tif", 2)):
+        with pytest.raises(InputError, match=r"a\.(webp|tif)"):
+            write_photo(path, Photo(pixels, metadata))
+        assert not path.exists()
+        return
+    write_photo(path, Photo(pixels, metadata))
+    back = read_photo(path)
+    if suffix == ".webp" and channels < 3:  # WebP has no gray
+        pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
+    else:
+        assert back.metadata["icc_profile"] == ICC
+    assert back.pixels.dtype == dtype
+    np.testing.assert_array_equal(back.pixels, pixels)
+    assert back.metadata["xmp"] == XMP
+    exif = exif_of(back)
+    assert exif[271] == "Maker"
+    assert exif.get_ifd(0x8769) == {33434: (1, 100), 0xA002: 17, 0xA003: 13}
+    assert exif.get_ifd(0x8825) == {1: "N"}
+    if suffix != ".webp":
+        assert back.metadata["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_keeps_metadata_and_nearly_the_pixels(channels: int, tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:40, :56]
+    pixels = np.stack([rows + columns * (1 + c) for c in range(channels)], 2).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    write_photo(
+        path, Photo(pixels, {"icc_profile": ICC, "exif": exif_bytes(), "comment": b"a walk"})
+    )
+    back = read_photo(path)
+    assert back.pixels.shape == pixels.shape
+    assert np.abs(back.pixels.astype(int) - pixels).max() < 8
+    assert back.metadata["icc_profile"] == ICC
+    assert back.metadata["comment"] == b"a walk"
+    assert exif_of(back)[271] == "Maker"
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(2, np.uint8), (4, np.uint8), (3, np.uint16)])
+def test_jpeg_refuses_what_it_cannot_hold(channels: int, dtype: type, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.jpg: JPEG cannot hold"):
+        write_photo(tmp_path / "a.jpg", Photo(pixels_of(channels, dtype)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_texts_and_gamma_of_a_png_are_kept(dtype: type, tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Author", "A. Nonymous")
+    info.add_itxt("Title", "Über allen Gipfeln")
+    info.add(b"gAMA", struct.pack(">I", 100000))
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.png", pnginfo=info)
+    photo = read_photo(tmp_path / "a.png")
+    write_photo(tmp_path / "b.png", Photo(photo.pixels.astype(dtype), photo.metadata))
+    with Image.open(tmp_path / "b.png") as image:
+        image.load()
+        assert image.info["Author"] == "A. Nonymous"
+        assert image.info["Title"] == "Über allen Gipfeln"
+        assert image.info["gamma"] == 1.0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_orientation_is_applied_once(orientation: int, suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    exif[271] = "Maker"
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(pixels_of(3, np.uint8)).save(path, exif=exif)
+    photo = read_photo(path)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(photo.pixels, np.asarray(ImageOps.exif_transpose(image)))
+    write_photo(tmp_path / "b.png", photo)
+    with Image.open(tmp_path / "b.png") as image:
+        assert ORIENTATION not in image.getexif()
+        assert image.getexif()[271] == "Maker"
+        np.testing.assert_array_equal(np.asarray(image), photo.pixels)
+
+
+# --- 16 bits ---------------------------------------------------------------------------------
+
+
+def paeth(a: int, b: int, c: int) -> int:
+    near = [(abs(b - c), a), (abs(a - c), b), (abs(a + b - 2 * c), c)]
+    return min(near, key=lambda pair: pair[0])[1]
+
+
+def png16(pixels: np.ndarray, colour: int, interlaced: bool, extra: bytes = b"") -> bytes:
+    """A PNG that uses all five filters, written byte by byte from the specification."""
+    height, width, channels = pixels.shape
+    step, data = 2 * channels, bytearray()
+    for x0, y0, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        part = pixels[y0::dy, x0::dx].astype(">u2")
+        if 0 in part.shape:
+            continue
+        upper = bytes(part.shape[1] * step)
+        for row, line in enumerate(part):
+            raw, kind = line.tobytes(), row % 5
+            data.append(kind)
+            for i, value in enumerate(raw):
+                a = raw[i - step] if i >= step else 0
+                c = upper[i - step] if i >= step else 0
+                b = upper[i]
+                guess = (0, a, b, (a + b) // 2, paeth(a, b, c))[kind]
+                data.append((value - guess) % 256)
+            upper = raw
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, int(interlaced))
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", head),
+            extra and chunk(b"tRNS", extra),
+            chunk(b"IDAT", zlib.compress(bytes(data))),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("channels", "colour"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+@given(height=st.integers(1, 12), width=st.integers(1, 12))
+@settings(max_examples=10)
+def test_16_bit_png_with_every_filter(
+    channels: int,
+    colour: int,
+    interlaced: bool,
+    height: int,
+    width: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("png") / "a.png"
+    pixels = pixels_of(channels, np.uint16, height, width)
+    path.write_bytes(png16(pixels, colour, interlaced))
+    np.testing.assert_array_equal(read_photo(path).pixels, pixels)
+
+
+def test_transparent_colour_of_a_16_bit_png(tmp_path: Path) -> None:
+    pixels = pixels_of(3, np.uint16)
+    key = pixels[2, 3].astype(">u2").tobytes()
+    (tmp_path / "a.png").write_bytes(png16(pixels, 2, False, key))
+    alpha = np.full((13, 17, 1), 65535)
+    alpha[2, 3] = 0
+    np.testing.assert_array_equal(
+        read_photo(tmp_path / "a.png").pixels, np.concatenate([pixels, alpha], 2)
+    )
+
+
+def test_16_bit_files_are_what_others_read(tmp_path: Path) -> None:
+    pixels = pixels_of(4, np.uint16)
+    write_photo(tmp_path / "a.tif", Photo(pixels))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), pixels)
+    write_photo(tmp_path / "a.png", Photo(pixels))
+    with Image.open(tmp_path / "a.png") as image:  # Pillow keeps the high bytes
+        np.testing.assert_array_equal(np.asarray(image), pixels >> 8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"byteorder": ">"},
+        {"compression": "zlib", "predictor": True},
+        {"planarconfig": "separate"},
+        {"tile": (16, 16)},
+    ],
+)
+def test_16_bit_tiffs_of_others(options: dict[str, object], tmp_path: Path) -> None:
+    pixels = pixels_of(3, np.uint16)
+    stored = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **options)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.tif").pixels, pixels)
+
+
+# --- 8 bits ----------------------------------------------------------------------------------
+
+
+def test_palettes_bilevel_and_transparent_colours(tmp_path: Path) -> None:
+    colour = Image.fromarray(pixels_of(3, np.uint8))
+    palette = colour.quantize(16)
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(
+        read_photo(tmp_path / "p.png").pixels, np.asarray(palette.convert("RGB"))
+    )
+    palette.save(tmp_path / "t.png", transparency=3)
+    hidden = np.asarray(palette) == 3
+    alpha = read_photo(tmp_path / "t.png").pixels[..., 3]
+    np.testing.assert_array_equal(alpha == 0, hidden)
+    bilevel = colour.convert("1")
+    bilevel.save(tmp_path / "b.png")
+    np.testing.assert_array_equal(
+        read_photo(tmp_path / "b.png").pixels[..., 0], np.asarray(bilevel.convert("L"))
+    )
+    gray = colour.convert("L")
+    gray.save(tmp_path / "g.png", transparency=int(np.asarray(gray)[0, 0]))
+    assert read_photo(tmp_path / "g.png").pixels.shape == (13, 17, 2)
+    assert read_photo(tmp_path / "g.png").pixels[0, 0, 1] == 0
+
+
+def test_the_content_decides_on_the_format(tmp_path: Path) -> None:
+    image = Image.fromarray(pixels_of(3, np.uint8))
+    image.save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.jpg").pixels, np.asarray(image))
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+def bytes_of(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format=kind, **options)
+    return out.getvalue()
+
+
+COLOUR = Image.fromarray(pixels_of(3, np.uint8, 40, 40))
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose head claims a size, with a valid checksum and next to no data."""
+    content = bytearray(bytes_of(COLOUR, "PNG"))
+    struct.pack_into(">II", content, 16, width, height)
+    struct.pack_into(">I", content, 29, zlib.crc32(bytes(content[12:29])))
+    return bytes(content)
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty.png": (b"", "is empty"),
+    "text.png": (b"no image at all", "convert it"),
+    "page.jpg": (b"<html>404</html>", "convert it"),
+    "photo.gif": (bytes_of(COLOUR.convert("P"), "GIF"), "convert it"),
+    "huge.png": (claiming(60000, 60000), "claims too many pixels"),
+    "wide.png": (claiming(2**31 - 1, 2**31 - 1), "claims too many pixels"),
+    "large.png": (claiming(9000, 9000), "damaged"),
+    "zero.png": (claiming(0, 0), "damaged|no pixels|convert it"),
+    "cmyk.jpg": (bytes_of(COLOUR.convert("CMYK"), "JPEG"), "is CMYK; convert it"),
+    "cmyk.tif": (bytes_of(COLOUR.convert("CMYK"), "TIFF"), "is CMYK; convert it"),
+    "lab.tif": (bytes_of(COLOUR.convert("LAB"), "TIFF"), "is LAB; convert it"),
+    "float.tif": (bytes_of(COLOUR.convert("F"), "TIFF"), "more than 16 bits"),
+    "animated.png": (
+        bytes_of(COLOUR, "PNG", save_all=True, append_images=[COLOUR.rotate(90)]),
+        "holds 2 images",
+    ),
+    "animated.webp": (
+        bytes_of(COLOUR, "WEBP", save_all=True, append_images=[COLOUR.rotate(90)]),
+        "holds 2 images",
+    ),
+    "pages.tif": (
+        bytes_of(COLOUR, "TIFF", save_all=True, append_images=[COLOUR.rotate(90)]),
+        "holds 2 images",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_named_in_one_line(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, words = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_photo(tmp_path / name)
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.png", tmp_path, tmp_path / "nowhere" / "a.png"):
+        with pytest.raises(InputError, match=str(path)):
+            read_photo(path)
+
+
+GOOD: list[Callable[[], bytes]] = [
+    lambda: bytes_of(COLOUR, "PNG"),
+    lambda: bytes_of(COLOUR, "JPEG", exif=exif_bytes()),
+    lambda: bytes_of(COLOUR, "WEBP", lossless=True),
+    lambda: bytes_of(COLOUR, "TIFF"),
+    lambda: bytes_of(COLOUR, "TIFF", compression="tiff_lzw"),
+    lambda: png16(pixels_of(3, np.uint16), 2, False),
+]
+
+
+@pytest.mark.parametrize("kind", range(len(GOOD)))
+@given(data=st.data())
+@settings(max_examples=60)
+def test_damage_of_any_kind_is_one_line_or_still_a_photograph(
+    kind: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(GOOD[kind]())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(1, len(content))) :]
+    path = tmp_path_factory.mktemp("damaged") / "a.png"
+    path.write_bytes(content)
+    outcome = read_or_error(path)
+    if isinstance(outcome, str):
+        assert outcome.startswith(str(path))
+        assert "\n" not in outcome
+    else:
+        assert outcome.pixels.ndim == 3
+        assert outcome.pixels.dtype in (np.uint8, np.uint16)
+
+
+def read_or_error(path: Path) -> Photo | str:
+    try:
+        return read_photo(path)
+    except InputError as error:
+        return str(error)
+
+
+def test_nothing_is_printed_about_damaged_tiffs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(bytes_of(COLOUR, "TIFF", compression="tiff_lzw"))
+    content[20:600] = bytes(580)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InputError):
+        read_photo(tmp_path / "a.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="file"):
+        write_photo(tmp_path / "file" / "a.png", Photo(pixels_of(3, np.uint8)))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# --- files and folders -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png"):
+        Path("album").mkdir(exist_ok=True)
+        Path("album", name).write_bytes(b"x")
+    return Path("album")
+
+
+def test_a_file_goes_to_a_file_or_into_a_folder(album: Path) -> None:
+    given_ = album / "b.png"
+    assert pair_files([str(given_)], Path("out.tif")) == [(given_, Path("out.tif"))]
+    assert pair_files([str(given_)], Path("out")) == [(given_, Path("out/b.png"))]
+    Path("dots.d").mkdir()
+    assert pair_files([str(given_)], Path("dots.d")) == [(given_, Path("dots.d/b.png"))]
+
+
+def test_folders_and_patterns_are_sorted_photographs(album: Path) -> None:
+    expected = [(album / name, Path("out", name)) for name in ("a.JPG", "b.png")]
+    assert pair_files([str(album)], Path("out")) == expected
+    assert pair_files(["album/*[Gg]"], Path("out")) == expected
+    assert Path("out").is_dir()
+
+
+def test_existing_outputs_are_refused_overwritten_or_skipped(album: Path) -> None:
+    Path("out").mkdir()
+    Path("out/b.png").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"out/b.png: exists; .*--force"):
+        pair_files([str(album)], Path("out"))
+    assert len(pair_files([str(album)], Path("out"), force=True)) == 2
+    assert pair_files([str(album)], Path("out"), skip=True) == [
+        (album / "a.JPG", Path("out/a.JPG"))
+    ]
+    assert Path("out/b.png").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "words"),
+    [
+        (["nowhere.png"], "out.png", "nowhere.png: no such file"),
+        (["no*.png"], "out", r"no\*.png: no such file"),
+        (["empty"], "out", "empty: holds no photographs"),
+        (["album"], "album/notes.txt", "is a file; several"),
+        (["album/b.png"], "out.xyz", "out.xyz: unknown suffix"),
+        (["album/notes.txt"], "out", "out/notes.txt: unknown suffix"),
+        (["album/b.png", "twin/b.png"], "out", "twin/b.png: would be written to out/b.png"),
+        (["album/b.png"], "album/notes.txt/out.png", "cannot be written to"),
+        (["album/b.png"], "/proc/nowhere/out.png", "/proc/nowhere: cannot be written to"),
+    ],
+)
+def test_paths_that_cannot_be_used(inputs: list[str], output: str, words: str, album: Path) -> None:
+    Path("empty").mkdir()
+    Path("twin").mkdir()
+    Path("twin/b.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=words):
+        pair_files(inputs, Path(output))
+
+
+def test_a_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("reg.photos.tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied"):
+        check_folder(tmp_path)

@@ -1,0 +1,686 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from skimage import data
+from torch import Tensor
+
+import reg
+from reg import restoration
+from reg.cli import main
+from reg.errors import InputError
+from reg.iterations import image_gradient, image_gradient_adjoint, pnp_gd
+from reg.networks import Denoiser, Regularizer, initialise, save_network
+from reg.operators import Blur, Downsampling, Operator, gaussian_kernel
+from reg.photos import Photo, read_photo, write_photo
+from reg.problems import Problem
+from reg.restoration import (
+    Degradation,
+    Measured,
+    degrade,
+    load,
+    noise_level,
+    parameters_of,
+    pose,
+    random_mask,
+    read_mask,
+    receptive_radius,
+    restore,
+    scaled,
+    tiled,
+    to_kernel,
+    to_mask,
+    to_tensor,
+)
+
+ASTRONAUT = data.astronaut()
+CROP = (..., slice(100, 228), slice(150, 278))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny random networks: they show that it runs, not that it restores."""
+    folder = tmp_path_factory.mktemp("weights")
+    generator = torch.Generator().manual_seed(0)
+    denoiser, regularizer = Denoiser((4, 4, 4, 4), 1), Regularizer((4, 4, 4, 4), 1)
+    for network in (denoiser, regularizer):
+        initialise(network, generator)
+    save_network(denoiser, folder / "pretrain" / "denoiser.safetensors")
+    save_network(regularizer, folder / "train_reg" / "updated" / "regularizer.safetensors")
+    return folder
+
+
+def smoothness(x: Tensor) -> Tensor:
+    """∇½‖∇x‖²: a regularizing gradient that nobody need train."""
+    return image_gradient_adjoint(image_gradient(x))
+
+
+def level(x: Tensor, truth: Tensor, where: Tensor) -> float:
+    """PSNR in dB of some of the pixels."""
+    error = (x.clamp(0, 1) - truth).square()[..., where].mean()
+    return float(-10 * torch.log10(error))
+
+
+def noisy(x: Tensor, sigma: float) -> Tensor:
+    return x + sigma / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+# --- unknown borders -------------------------------------------------------------------------
+
+
+def operators() -> list[tuple[Operator, int]]:
+    kernel = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return [(Blur(kernel / kernel.sum()), 1), (Downsampling(2), 2), (Downsampling(3), 3)]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_measured_operator_has_its_adjoint(which: int) -> None:
+    operator, factor = operators()[which]
+    measured = Measured(operator, 3, (6, 7), (13, 14))
+    x = torch.randn(1, 3, 13 * factor, 14 * factor, dtype=torch.float64)
+    y = torch.randn(1, 3, 6, 7, dtype=torch.float64)
+    left, right = (measured.A(x) * y).sum(), (x * measured.A_adjoint(y)).sum()
+    assert left.item() == pytest.approx(right.item())
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_measurements_do_not_depend_on_what_is_beyond_the_domain(which: int) -> None:
+    operator, factor = operators()[which]
+    scene = torch.rand(1, 1, 30 * factor, 30 * factor, dtype=torch.float64)
+    measured = Measured(operator, 3, (6, 7), (12, 13))
+    inside = scene[..., 8 * factor : 20 * factor, 5 * factor : 18 * factor]
+    expected = operator.A(scene)[..., 11:17, 8:15]
+    torch.testing.assert_close(measured.A(inside), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 10.0, 1000.0])
+@pytest.mark.parametrize("which", range(3))
+def test_prox_of_the_measured_operator_solves_its_system(which: int, gamma: float) -> None:
+    operator, factor = operators()[which]
+    measured = Measured(operator, 3, (6, 7), (12, 13), tolerance=1e-12, steps=500)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(2):  # the second time from the solution of another system
+        z = torch.randn(1, 1, 12 * factor, 13 * factor, dtype=torch.float64, generator=generator)
+        y = torch.randn(1, 1, 6, 7, dtype=torch.float64, generator=generator)
+        x = measured.prox_l2(z, y, gamma)
+        gradient = gamma * measured.A_adjoint(measured.A(x) - y) + x - z
+        assert gradient.norm() < 1e-7 * gamma * z.norm()
+
+
+def test_three_steps_of_the_prox_do_for_the_interior() -> None:
+    exact = Measured(Blur(gaussian_kernel("k2")), 12, (60, 60), (84, 84), 1e-12, 500)
+    quick = Measured(Blur(gaussian_kernel("k2")), 12, (60, 60), (84, 84))
+    z, y = torch.rand(1, 1, 84, 84, dtype=torch.float64), torch.rand(1, 1, 60, 60).double()
+    near = (..., slice(30, 54), slice(30, 54))
+    error = (quick.prox_l2(z, y, 10.0) - exact.prox_l2(z, y, 10.0))[near].norm()
+    assert error < 0.01 * exact.prox_l2(z, y, 10.0)[near].norm()
+
+
+@pytest.mark.parametrize("kernel", ["gaussian:1.6", "gaussian:3,1.22,144"])
+def test_border_of_a_real_photograph_is_restored_as_if_the_rest_were_known(kernel: str) -> None:
+    # The crop is blurred within its photograph, so that what is beyond its border is real.
+    photo, blur = to_tensor(ASTRONAUT)[0], Blur(to_kernel(kernel))
+    measured = noisy(blur.A(photo), 2.55)
+    y, truth = measured[CROP], photo[CROP]
+    border = torch.ones(128, 128, dtype=torch.bool)
+    border[12:-12, 12:-12] = False
+
+    def descend(problem: Problem) -> Tensor:
+        steps = pnp_gd(problem, smoothness, sigma=0.03, step=120.0, descent="accelerated")
+        return next(x for k, x in enumerate(steps, 1) if k == 40)
+
+    problem, inner = pose(Degradation("deblur", to_kernel(kernel)), y, 0.01)
+    x = descend(problem)[inner]
+    wrapped = descend(Problem("", blur, y, 0.01, y, truth))
+    whole = descend(Problem("", blur, measured, 0.01, measured, photo))[CROP]
+    assert level(x, truth, border) > level(whole, truth, border) - 0.5
+    assert level(x, truth, ~border) > level(whole, truth, ~border) - 0.1
+    assert level(x, truth, border) > level(y, truth, border) + 1.0
+    assert level(x, truth, border) > level(wrapped, truth, border) + 10.0
+
+
+def test_descent_with_a_weak_prior_is_stable_at_the_border() -> None:
+    y = to_tensor(ASTRONAUT)[0][CROP]
+    problem, _ = pose(Degradation("deblur", to_kernel("gaussian:3,1.22,144")), y, 0.0)
+    steps = pnp_gd(problem, smoothness, sigma=0.003, step=1e4, descent="accelerated")
+    *_, previous, last = (x for _, x in zip(range(300), steps, strict=False))
+    assert (last - previous).norm() < 1e-2 * last.norm()
+    assert last.abs().max() < 100
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_border_of_an_enlarged_photograph(factor: int) -> None:
+    size = 120
+    photo = to_tensor(ASTRONAUT)[0][..., :510, :510]
+    reduced = Downsampling(factor).A(photo)
+    at = 120 // factor
+    y = reduced[..., at : at + size // factor, at : at + size // factor]
+    truth = photo[..., 120 : 120 + size, 120 : 120 + size]
+    problem, inner = pose(Degradation("sr", factor=factor), y, 0.0)
+    steps = pnp_gd(problem, smoothness, sigma=0.005, step=5000.0, descent="accelerated")
+    x = next(x for k, x in enumerate(steps, 1) if k == 30)[inner]
+    assert x.shape == truth.shape
+    border = torch.ones(size, size, dtype=torch.bool)
+    border[6:-6, 6:-6] = False
+    start = problem.start[inner]
+    assert level(x, truth, border) > level(start, truth, border)
+    assert level(x, truth, ~border) > level(start, truth, ~border)
+
+
+# --- large images ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_receptive_radius_covers_what_the_network_sees(blocks: int) -> None:
+    network = Regularizer((2, 2, 2, 2), blocks).double()
+    initialise(network, torch.Generator().manual_seed(0))
+    radius, size = receptive_radius(blocks), 320
+    reached = 0
+    with torch.no_grad():
+        for at in (160, 163, 167):  # the grid of 8 has another phase at each
+            x = torch.rand(1, 3, size, 8, dtype=torch.float64)
+            changed = x.clone()
+            changed[..., at, :] += 1
+            rows = (network(changed) - network(x)).abs().amax(dim=(0, 1, 3)).nonzero().flatten()
+            reached = max(reached, at - int(rows.min()), int(rows.max()) - at)
+    assert radius - 16 < reached <= radius
+
+
+@pytest.mark.parametrize(("height", "width"), [(203, 330), (64, 391), (192, 192)])
+def test_tiles_give_what_the_whole_image_gives(height: int, width: int) -> None:
+    network = Denoiser((2, 2, 2, 2), 1).double()
+    initialise(network, torch.Generator().manual_seed(0))
+    seen: list[int] = []
+
+    def watched(x: Tensor, sigma: float) -> Tensor:
+        seen.append(max(x.shape[-2:]))
+        return network(x, sigma)
+
+    x = torch.rand(1, 3, height, width, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(x, 0.1)
+        torch.testing.assert_close(
+            tiled(watched, receptive_radius(1), 64)(x, 0.1), whole, rtol=0, atol=1e-12
+        )
+        assert max(seen) <= 64 + 2 * 56
+        less = tiled(network, 8, 64)(x, 0.1)
+    assert (less - whole).abs().max() > 1e-9  # the overlap is needed
+
+
+def test_large_images_are_split_and_restored(weights: Path, monkeypatch: Any) -> None:
+    image = np.ascontiguousarray(ASTRONAUT[:150, :190])
+    call = {"kernel": "gaussian:1", "sigma": 2.55, "weights": weights, "iterations": 2}
+    whole = restore(image, "deblur", **call)
+    monkeypatch.setattr(restoration, "TILE", 64)  # also: one channel after the other
+    load.cache_clear()
+    split = restore(image, "deblur", **call)
+    load.cache_clear()
+    assert np.abs(whole.astype(int) - split).max() <= 1
+
+
+def test_images_beyond_the_memory_are_refused(weights: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(restoration, "BYTES_PER_PIXEL", 1e12)
+    with pytest.raises(InputError, match=r"needs some .* GB of memory"):
+        restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
+
+
+# --- parameters ------------------------------------------------------------------------------
+
+TUNED = {
+    "deblur-k2-2.55": {"pnp-gd": {"sigma": 2.0, "curvature": 100.0}},
+    "deblur-k2-7.65": {"pnp-gd": {"sigma": 4.0, "curvature": 200.0}},
+    "deblur-k7-2.55": {"pnp-gd": {"sigma": 1.0, "curvature": 300.0}},
+    "sr-x2-2.55": {"pnp-gd": {"sigma": 1.0, "curvature": 400.0}},
+    "sr-x3-2.55": {"pnp-gd": {"sigma": 1.5, "curvature": 500.0}},
+    "inpaint-20": {"pnp-gd": {"sigma": 0.5, "curvature": 600.0}},
+    "inpaint-10": {"pnp-gd": {"sigma": 0.7, "curvature": 700.0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("degradation", "noise", "sigma", "curvature"),
+    [
+        (Degradation("deblur", to_kernel("gaussian:1.5")), 2.55, 2.0, 100),
+        (Degradation("deblur", to_kernel("gaussian:1.5")), 5.1, 4.0 / 1.5, 200),
+        (Degradation("deblur", to_kernel("gaussian:1.5")), 25.5, 4.0 / 0.3, 200),
+        (Degradation("deblur", to_kernel("gaussian:2.6")), 7.65, 3.0, 300),
+        (Degradation("sr", factor=2), 5.1, 2.0, 400),
+        (Degradation("sr", factor=4), 2.55, 1.5, 500),
+        (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 12), 0.0, 0.7, 700),
+        (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 90), 3.0, 3.0, 600),
+        (Degradation("denoise"), 10.0, 10.0, 1600),  # not tuned: the default
+        (Degradation("sr", factor=2), 0.1, 1 / 2.55, 400),  # no weaker than for a noise of 1
+    ],
+)
+def test_parameters_of_the_nearest_task_follow_the_noise(
+    degradation: Degradation, noise: float, sigma: float, curvature: float
+) -> None:
+    found = scaled(degradation, noise / 255, "pnp-gd", TUNED)
+    assert found["sigma"] == pytest.approx(sigma)
+    assert found["curvature"] == curvature
+
+
+@pytest.mark.parametrize("task", ["deblur", "sr", "inpaint", "denoise"])
+@pytest.mark.parametrize("method", ["pnp-gd", "pnp-admm"])
+def test_without_noise_there_is_still_a_prior(task: Any, method: str) -> None:
+    needs: dict[str, Any] = {
+        "deblur": {"kernel": to_kernel("gaussian:1")},
+        "sr": {"factor": 2},
+        "inpaint": {"mask": torch.ones(4, 4).bool()},
+    }
+    parameters = scaled(Degradation(task, **needs.get(task, {})), 0.0, method, {})
+    assert all(value > 0 for value in parameters.values())
+
+
+def test_tuned_parameters_are_found_beside_the_models(tmp_path: Path) -> None:
+    models, chosen = tmp_path / "models" / "mine", tmp_path / "results/mine/tune/chosen.json"
+    models.mkdir(parents=True)
+    assert parameters_of(models) == {}
+    chosen.parent.mkdir(parents=True)
+    chosen.write_text(json.dumps(TUNED))
+    assert parameters_of(models) == TUNED
+    (models / "chosen.json").write_text('{"sr-x2-2.55": {}}')
+    assert parameters_of(models) == {"sr-x2-2.55": {}}
+    for damaged in ("[1]", "{", '{"sr-x2-2.55": {"pnp-gd": {"sigma": "much"}}}'):
+        (models / "chosen.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"chosen\.json: cannot be read"):
+            parameters_of(models)
+
+
+def test_noise_is_estimated() -> None:
+    pytest.importorskip("pywt")
+    for sigma in (5, 20):
+        y = noisy(to_tensor(ASTRONAUT)[0], sigma)
+        assert 255 * noise_level(y, "denoise", None) == pytest.approx(sigma, rel=0.2)
+
+
+def test_without_pywavelets_the_noise_must_be_given(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pywt", None)
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    with pytest.raises(InputError, match="PyWavelets"):
+        noise_level(to_tensor(ASTRONAUT)[0], "denoise", "auto")
+    assert noise_level(torch.empty(0), "denoise", 2.55) == pytest.approx(0.01)
+
+
+# --- arrays ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 48), (40, 48, 1), (40, 48, 2), (40, 48, 3), (40, 48, 4)])
+@pytest.mark.parametrize("task", ["sr", "denoise"])
+def test_arrays_come_back_as_they_were(task: Any, shape: Any, dtype: Any, weights: Path) -> None:
+    white = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    image = (np.random.default_rng(0).random(shape) * white).astype(dtype)
+    factor = 2 if task == "sr" else None
+    out = restore(image, task, factor=factor, sigma=5, weights=weights, iterations=1)
+    assert out.dtype == dtype
+    scale = factor or 1
+    assert out.shape == (40 * scale, 48 * scale, *shape[2:])
+    if factor is None and shape[2:] in ((2,), (4,)):
+        np.testing.assert_array_equal(out[..., -1], image[..., -1])
+    assert np.isfinite(out).all()
+
+
+def test_enlarged_alpha_follows_the_image(weights: Path) -> None:
+    image = np.full((20, 24, 4), 255, np.uint8)
+    image[:10, :, 3] = 0
+    out = restore(image, "sr", factor=2, sigma=1, weights=weights, iterations=1)
+    assert (out[:16, :, 3] == 0).all()
+    assert (out[24:, :, 3] == 255).all()
+
+
+def test_known_pixels_stay_in_noise_free_inpainting(weights: Path) -> None:
+    image = np.ascontiguousarray(ASTRONAUT[:60, :60])
+    mask = random_mask(60, 60, 40, 0)
+    out = restore(image, "inpaint", mask=mask, weights=weights, iterations=2)
+    np.testing.assert_array_equal(out[mask], image[mask])
+    ignored = restore(image * mask[..., None], "inpaint", mask=mask, weights=weights, iterations=2)
+    np.testing.assert_array_equal(out, ignored)  # what holes hold does not matter
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"task": "sharpen"}, "task 'sharpen': must be one of"),
+        ({"task": "deblur"}, "deblur: needs a kernel"),
+        ({"task": "sr"}, "sr: needs a factor"),
+        ({"task": "inpaint"}, "inpaint: needs a mask"),
+        ({"task": "denoise", "factor": 2}, "factor: task denoise has none"),
+        ({"task": "sr", "factor": 5}, "factor 5: must be 2, 3 or 4"),
+        ({"task": "denoise", "sigma": float("nan")}, "sigma nan"),
+        ({"task": "denoise", "sigma": -1.0}, "sigma -1.0"),
+        ({"task": "denoise", "sigma": 300.0}, "sigma 300.0"),
+        ({"task": "denoise", "method": "red"}, "method 'red'"),
+        ({"task": "sr", "factor": 2, "method": "denoiser"}, "method 'denoiser'"),
+        ({"task": "sr", "factor": 2, "iterations": 0}, "iterations 0"),
+        ({"task": "inpaint", "mask": np.ones((3, 3))}, "mask of 3×3 pixels"),
+        ({"task": "inpaint", "mask": np.zeros((30, 30))}, "no known pixel"),
+        ({"task": "inpaint", "mask": np.full((30, 30), 0.5)}, "black .* and white"),
+        ({"task": "inpaint", "mask": np.full((30, 30), np.nan)}, "black .* and white"),
+        ({"task": "inpaint", "mask": np.ones((30, 30)), "sigma": "auto"}, "sigma auto"),
+        ({"task": "deblur", "kernel": np.full((3, 3), np.nan)}, "kernel: must be"),
+        ({"task": "deblur", "kernel": np.zeros((3, 3))}, "kernel: must be"),
+        ({"task": "deblur", "kernel": -np.ones((3, 3))}, "kernel: must be"),
+        ({"task": "deblur", "kernel": np.ones(3)}, "kernel: must be"),
+        ({"task": "deblur", "kernel": np.ones((31, 31)), "sigma": 1}, "kernel of 31 pixels"),
+        ({"task": "deblur", "kernel": "gaussian:"}, "must be gaussian:STD"),
+        ({"task": "deblur", "kernel": "gaussian:1,2"}, "must be gaussian:STD"),
+        ({"task": "deblur", "kernel": "gaussian:nan"}, "must be gaussian:STD"),
+        ({"task": "deblur", "kernel": "gaussian:0"}, "from 0.1 to 100"),
+        ({"task": "deblur", "kernel": "gaussian:1e9"}, "from 0.1 to 100"),
+        ({"task": "deblur", "kernel": "nowhere.npy"}, "nowhere.npy"),
+        ({"task": "denoise", "weights": Path("nowhere")}, "nowhere: no such folder"),
+    ],
+)
+def test_arguments_that_cannot_be_used(
+    arguments: dict[str, Any], words: str, weights: Path
+) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        restore(np.zeros((30, 30), np.uint8), **{"weights": weights, **arguments})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 5), np.uint8),
+        np.zeros(5, np.uint8),
+        np.zeros((5, 5, 5), np.uint8),
+        np.zeros((5, 5), np.int32),
+        np.full((5, 5), np.nan),
+        np.full((5, 5), 255.0),
+    ],
+)
+def test_arrays_that_are_no_images(image: Any, weights: Path) -> None:
+    with pytest.raises(InputError, match="image of"):
+        restore(image, "denoise", sigma=5, weights=weights)
+
+
+def test_what_diverges_is_not_returned(weights: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(restoration, "load", lambda path: lambda x: torch.full_like(x, torch.nan))
+    with pytest.raises(InputError, match="deblur by pnp-gd: diverged"):
+        restore(
+            np.zeros((30, 30), np.uint8), "deblur", kernel="gaussian:1", sigma=1, weights=weights
+        )
+
+
+def test_masks_are_black_and_white_images(tmp_path: Path) -> None:
+    mask = random_mask(20, 30, 50, 0)
+    for channels, dtype in (
+        (1, np.uint8),
+        (2, np.uint8),
+        (3, np.uint8),
+        (4, np.uint8),
+        (1, np.uint16),
+    ):
+        pixels = np.repeat(mask[..., None], channels, 2) * np.iinfo(dtype).max
+        pixels = pixels.astype(dtype)
+        write_photo(tmp_path / "mask.png", Photo(pixels))
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask)
+    Image.fromarray(mask).save(tmp_path / "mask.png")  # one bit
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask)
+    Image.fromarray(ASTRONAUT).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=r"mask\.png: mask: must be black"):
+        read_mask(tmp_path / "mask.png")
+    with pytest.raises(InputError):
+        to_mask(np.eye(4) * 3)
+
+
+def test_kernels_from_files(tmp_path: Path) -> None:
+    kernel = np.outer([1, 2, 1], [1, 3, 1]).astype(np.uint8)
+    np.save(tmp_path / "psf.npy", kernel)
+    Image.fromarray(kernel).save(tmp_path / "psf.png")
+    for name in ("psf.npy", "psf.png"):
+        torch.testing.assert_close(
+            to_kernel(str(tmp_path / name)), torch.from_numpy(kernel / kernel.sum())
+        )
+    assert to_kernel("gaussian:1.6").equal(gaussian_kernel("k2"))
+    assert to_kernel("gaussian:10").shape == (61, 61)
+
+
+# --- test inputs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "shape"),
+    [
+        ("deblur", {"kernel": "gaussian:3"}, (61, 80)),
+        ("sr", {"factor": 3}, (20, 26)),
+        ("denoise", {}, (61, 80)),
+    ],
+)
+def test_degrading_has_no_frame(task: Any, options: dict[str, Any], shape: Any) -> None:
+    flat = np.full((61, 80, 3), 77, np.uint8)
+    out = degrade(flat, task, **options)
+    assert out.shape == (*shape, 3)
+    assert (out == 77).all()
+
+
+def test_degrading_is_seeded() -> None:
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    once = degrade(flat, "denoise", sigma=10, seed=1)
+    np.testing.assert_array_equal(once, degrade(flat, "denoise", sigma=10, seed=1))
+    assert (once != degrade(flat, "denoise", sigma=10, seed=2)).any()
+    assert once.std() == pytest.approx(10, rel=0.05)
+    mask = random_mask(200, 200, 20, 0)
+    assert mask.mean() == pytest.approx(0.2, abs=0.01)
+    holes = degrade(np.full((200, 200), 200, np.uint8), "inpaint", mask=mask, sigma=2)
+    assert (holes[~mask] == 0).all()
+    assert holes[mask].mean() == pytest.approx(200, abs=0.2)
+
+
+# --- the commands ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("album").mkdir()
+    for name, size in (("a.png", 48), ("b.png", 40)):
+        write_photo(Path("album", name), Photo(np.ascontiguousarray(ASTRONAUT[:size, 150:214])))
+    return Path("album")
+
+
+def call(command: str, *arguments: object) -> Result:
+    texts = [command, *map(str, arguments)]
+    return CliRunner().invoke(main, texts, catch_exceptions=False)
+
+
+def assert_one_line_of_error(result: Result, *parts: str) -> None:
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr
+
+
+TASKS: dict[str, tuple[object, ...]] = {
+    "deblur": ("--kernel", "gaussian:1", "--sigma", 2.55),
+    "sr": ("--factor", 2, "--sigma", 2.55),
+    "inpaint": ("--mask", "y-mask.png"),
+    "denoise": ("--sigma", 10),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_degrade_then_restore(task: str, album: Path, weights: Path) -> None:
+    options = ("--known", 50) if task == "inpaint" else TASKS[task]
+    made = call("degrade", "album/a.png", "-o", "y.png", "--task", task, *options)
+    assert (made.exit_code, made.stderr, made.stdout) == (0, "", "y.png\n")
+    restored = call(
+        "restore", "y.png", "-o", "x.png", "--task", task, *TASKS[task], "--weights", weights,
+        "--iterations", 2, "--truth", "album/a.png", "--compare",
+    )  # fmt: skip
+    assert (restored.exit_code, restored.stderr) == (0, "")
+    assert restored.stdout.startswith("x.png: ")
+    assert " dB\n" in restored.stdout
+    assert read_photo(Path("x.png")).pixels.shape == (48, 64, 3)
+    assert read_photo(Path("x-compare.png")).pixels.shape[0] > 100
+
+
+def test_metadata_go_through_the_command(album: Path, weights: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[271] = 6, "Maker"
+    pixels = np.random.default_rng(0).integers(0, 65535, (20, 30, 4), dtype=np.uint16)
+    write_photo(Path("in.tif"), Photo(pixels, {"exif": exif.tobytes(), "icc_profile": b"profile"}))
+    result = call(
+        "restore", "in.tif", "-o", "out.png", "--task", "denoise", "--sigma", 5,
+        "--weights", weights,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    out = read_photo(Path("out.png"))
+    assert out.pixels.dtype == np.uint16
+    assert out.pixels.shape == (30, 20, 4)
+    np.testing.assert_array_equal(out.pixels[..., 3], np.rot90(pixels, -1)[..., 3])
+    assert out.metadata["icc_profile"] == b"profile"
+
+
+def test_folders_are_restored_whole_and_resumed(album: Path, weights: Path) -> None:
+    options = ("--task", "denoise", "--sigma", 5, "--weights", weights)
+    result = call("restore", album, "-o", "out", *options)
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["out/a.png", "out/b.png"]
+    first = Path("out/a.png").read_bytes()
+    assert_one_line_of_error(call("restore", album, "-o", "out", *options), "out/a.png", "--force")
+    Path("out/b.png").unlink()
+    result = call("restore", "album/*.png", "-o", "out", *options, "--skip-existing")
+    assert result.stdout.startswith("out/b.png")
+    assert result.stdout.count("\n") == 1
+    assert call("restore", album, "-o", "out", *options, "--force").exit_code == 0
+    assert Path("out/a.png").read_bytes() == first  # the same bytes from the same input
+
+
+def test_a_bad_photograph_among_many_stops_before_any_work(album: Path, weights: Path) -> None:
+    (album / "z.png").write_bytes(b"")
+    result = call(
+        "restore", album, "-o", "out", "--task", "denoise", "--sigma", 5, "--weights", weights
+    )
+    assert_one_line_of_error(result, "album/z.png: is empty")
+    assert list(Path("out").iterdir()) == []
+
+
+def corrupt(name: str, make: Callable[[Path], object]) -> None:
+    make(Path(name))
+
+
+BAD_CALLS: dict[str, tuple[object, ...]] = {
+    "no input": ("-o", "x.png", "--task", "denoise"),
+    "no output": ("album/a.png", "--task", "denoise"),
+    "no task": ("album/a.png", "-o", "x.png"),
+    "task": ("album/a.png", "-o", "x.png", "--task", "sharpen"),
+    "method": ("album/a.png", "-o", "x.png", "--task", "denoise", "--method", "red"),
+    "option": ("album/a.png", "-o", "x.png", "--task", "denoise", "--strength", "3"),
+    "sigma": ("album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "much"),
+    "sigma nan": ("album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "nan"),
+    "sigma inf": ("album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "inf"),
+    "factor": ("album/a.png", "-o", "x.png", "--task", "sr", "--factor", "two"),
+    "factor 1": ("album/a.png", "-o", "x.png", "--task", "sr", "--factor", "1"),
+    "no kernel": ("album/a.png", "-o", "x.png", "--task", "deblur"),
+    "missing": ("nowhere.png", "-o", "x.png", "--task", "denoise"),
+    "suffix": ("album/a.png", "-o", "x.xyz", "--task", "denoise"),
+    "suffix jp2": ("album/a.png", "-o", "x.jp2", "--task", "denoise"),
+    "exists": ("album/a.png", "-o", "album/b.png", "--task", "denoise", "--sigma", "5"),
+    "itself": ("album/a.png", "-o", "album/a.png", "--task", "denoise", "--sigma", "5"),
+    "folder": ("album/a.png", "-o", "/proc/nowhere/x.png", "--task", "denoise", "--sigma", "5"),
+    "not a folder": ("album/a.png", "-o", "album/b.png/x.png", "--task", "denoise"),
+    "mask size": ("album/a.png", "-o", "x.png", "--task", "inpaint", "--mask", "small.png"),
+    "mask gray": ("album/a.png", "-o", "x.png", "--task", "inpaint", "--mask", "album/a.png"),
+    "mask file": ("album/a.png", "-o", "x.png", "--task", "inpaint", "--mask", "text.png"),
+    "mask missing": ("album/a.png", "-o", "x.png", "--task", "inpaint", "--mask", "no.png"),
+    "kernel nan": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "nan.npy"),
+    "kernel huge": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "huge.npy"),
+    "kernel text": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "text.png"),
+    "kernel zip": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "zip.npy"),
+    "kernel object": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "object.npy"),
+    "kernel large": (
+        "album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "large.npy", "--sigma", "1"
+    ),
+    "kernel folder": ("album/a.png", "-o", "x.png", "--task", "deblur", "--kernel", "album"),
+    "text": ("text.png", "-o", "x.png", "--task", "denoise", "--sigma", "5"),
+    "truncated": ("cut.png", "-o", "x.png", "--task", "denoise", "--sigma", "5"),
+    "16 bits": ("deep.png", "-o", "x.jpg", "--task", "denoise", "--sigma", "5"),
+    "truth": (
+        "album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "5", "--truth", "album/b.png"
+    ),
+    "truth missing": (
+        "album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "5", "--truth", "no.png"
+    ),
+    "weights": (
+        "album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", "5", "--weights", "album"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", BAD_CALLS)
+def test_bad_input_ends_in_one_line_and_changes_nothing(
+    which: str, album: Path, weights: Path
+) -> None:
+    Path("text.png").write_text("no image")
+    Path("cut.png").write_bytes(Path("album/a.png").read_bytes()[:900])
+    write_photo(Path("small.png"), Photo(np.full((5, 5, 1), 255, np.uint8)))
+    write_photo(Path("deep.png"), Photo(np.zeros((20, 20, 3), np.uint16)))
+    np.save("nan.npy", np.full((3, 3), np.nan))
+    np.save("object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save("large.npy", np.ones((99, 99)))
+    with Path("zip.npy").open("wb") as file:
+        np.savez(file, np.ones((3, 3)))
+    head = "{'descr': '<f8', 'fortran_order': False, 'shape': (999999, 9999999), }"
+    Path("huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode()
+    )
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    given = BAD_CALLS[which]
+    extra = () if "--weights" in given else ("--weights", weights)
+    assert_one_line_of_error(call("restore", *given, *extra))
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_degrade_refuses_bad_input(album: Path) -> None:
+    for given in (
+        ("--task", "inpaint"),
+        ("--task", "inpaint", "--known", 0),
+        ("--task", "denoise", "--known", 20),
+        ("--task", "denoise", "--sigma", "auto"),
+        ("--task", "denoise", "--sigma", -3),
+        ("--task", "denoise", "--seed", -1),
+        ("--task", "sr", "--factor", 9),
+    ):
+        assert_one_line_of_error(call("degrade", "album/a.png", "-o", "y.png", *given))
+        assert not Path("y.png").exists()
+
+
+def test_without_weights_the_line_says_how_to_get_them(album: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(restoration, "__file__", str(album / "reg" / "restoration.py"))
+    result = call("restore", "album/a.png", "-o", "x.png", "--task", "denoise", "--sigma", 5)
+    assert_one_line_of_error(result, "make reproduce", "--weights")
+
+
+# --- start-up --------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_loaded_until_it_is_needed() -> None:
+    code = (
+        "import sys, reg; from reg.cli import main\n"
+        "try: main(['restore', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'lightning_fabric', 'matplotlib', 'skimage', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert callable(reg.restore) and callable(reg.degrade)\n"
+        "assert not {'pandas', 'lightning_fabric', 'matplotlib'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_package_has_the_function() -> None:
+    assert reg.restore is restore
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = reg.nothing
