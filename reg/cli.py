@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from reg.errors import InputError
+from reg.errors import InputError, fail
 
 if TYPE_CHECKING:
     from reg.networks import Network
@@ -238,10 +238,7 @@ def restore(
 
         level: Any = sigma if sigma in (None, "auto") else _number("--sigma", sigma or "")
         pairs = photos.pair_files(inputs, output, force=force, skip=skip_existing)
-        if kernel is not None:
-            options["kernel"] = restoration.to_kernel(kernel)
-        if mask is not None:
-            options["mask"] = restoration.read_mask(mask)
+        options |= _known(kernel, mask)
         options["weights"] = restoration.find_weights(weights)
         for path, target in pairs:  # before any work starts
             photos.check_format(target, photos.read_photo(path))
@@ -306,10 +303,7 @@ def degrade(
 
         level = _number("--sigma", sigma)
         pairs = photos.pair_files(inputs, output, force=force)
-        if kernel is not None:
-            options["kernel"] = restoration.to_kernel(kernel)
-        if mask is not None:
-            options["mask"] = restoration.read_mask(mask)
+        options |= _known(kernel, mask)
         if known is not None and (mask is not None or task != "inpaint"):
             raise InputError("--known: is for inpaint without --mask; leave one of them out")
         drawn = {target: target.with_name(f"{target.stem}-mask.png") for _, target in pairs}
@@ -328,6 +322,18 @@ def degrade(
                 shown = options["mask"][..., None].astype("uint8") * 255
                 photos.write_photo(drawn[target], photos.Photo(shown))
             click.echo(str(target))
+
+
+def _known(kernel: str | None, mask: Path | None) -> dict[str, Any]:
+    """Kernel and mask, where they are given, as `reg.restoration` takes them; read once."""
+    from reg import restoration
+
+    options: dict[str, Any] = {}
+    if kernel is not None:
+        options["kernel"] = restoration.to_kernel(kernel)
+    if mask is not None:
+        options["mask"] = restoration.read_mask(mask)
+    return options
 
 
 def _number(name: str, text: str) -> float:
@@ -357,12 +363,6 @@ def _one_line() -> Iterator[None]:
         fail(error)
     except OSError as error:
         fail(InputError(f"{error.filename}: {error.strerror}"))
-
-
-def fail(error: InputError) -> NoReturn:
-    """As `reg.console.fail`, whose imports take seconds: one line, and exit status 2."""
-    click.echo(f"error: {error}", err=True)
-    raise SystemExit(2)
 
 
 def _params() -> "Params":

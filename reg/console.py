@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from reg.checkpoints import write_whole
-from reg.errors import InputError
+from reg.errors import fail as fail
 
 Row = dict[str, float]  # of a training log: iteration, metrics
 
@@ -117,9 +117,3 @@ class LiveLog:
             for name, value in latest.items()
             if name != "iteration" and " " not in name
         )
-
-
-def fail(error: InputError) -> NoReturn:
-    """Print the one line of a user's error and exit with status 2."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from reg.networks import resolve_precision
+from reg.networks import best_device, resolve_precision
 from reg.params import Params
 
 ACCOUNTS = Path(".provenance")
@@ -44,7 +44,7 @@ def write_provenance(params: Params, path: Path) -> None:
         "data_sha256": _hashes(data.glob("prepare/manifest.csv")),
         "weights_sha256": _hashes(models.glob("**/*.safetensors")),
         "packages": {name: version(name).partition("+")[0] for name in PACKAGES},
-        "precision": resolve_precision("auto", "cuda" if torch.cuda.is_available() else "cpu"),
+        "precision": resolve_precision("auto", best_device()),
         "volatile": {
             "commit": _git("rev-parse", "HEAD"),
             "uncommitted_changes": bool(

@@ -245,8 +245,7 @@ def pose(
             inner = Downsampling(factor)
         tall, wide = (next_fast_len(side + 2 * reach, real=True) for side in (height, width))
         operator = Measured(inner, reach, (height, width), (tall, wide))
-        beyond = (reach, wide - width - reach, reach, tall - height - reach)
-        start = F.pad(y, beyond, mode="replicate")
+        start = F.pad(y, operator.beyond, mode="replicate")
         if factor > 1:
             start = F.interpolate(start, scale_factor=factor, mode="bicubic", align_corners=False)
     rows_inside = slice(factor * reach, factor * (reach + height))
@@ -290,17 +289,17 @@ class Measured(Operator):
         self.operator, self.tolerance, self.steps = operator, tolerance, steps
         (height, width), (tall, wide) = size, domain
         self._inner = (..., slice(reach, reach + height), slice(reach, reach + width))
-        self._beyond = (reach, wide - width - reach, reach, tall - height - reach)
+        self.beyond = (reach, wide - width - reach, reach, tall - height - reach)
         self._last: Tensor | None = None
 
     def A(self, x: Tensor) -> Tensor:
         return _by_channel(lambda channel: self.operator.A(channel)[self._inner], x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return _by_channel(lambda one: self.operator.A_adjoint(F.pad(one, self._beyond)), y)
+        return _by_channel(lambda one: self.operator.A_adjoint(F.pad(one, self.beyond)), y)
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        nothing = F.pad(torch.zeros_like(y[:, :1]), self._beyond)
+        nothing = F.pad(torch.zeros_like(y[:, :1]), self.beyond)
 
         def precondition(r: Tensor) -> Tensor:
             return _by_channel(lambda one: self.operator.prox_l2(one, nothing, gamma), r)

@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 from reg.cli import main
 from reg.networks import Denoiser, Regularizer, load_denoiser
+from tests.command_line import assert_one_line_of_error
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 CLAIMS = [
@@ -42,15 +43,6 @@ def change(old: str, new: str) -> None:
 
 def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-
-def assert_one_line_of_error(result: Result, *parts: str) -> None:
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr
 
 
 # --- check ---------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from reg.restoration import (
     to_mask,
     to_tensor,
 )
+from tests.command_line import assert_one_line_of_error
 
 ASTRONAUT = data.astronaut()
 CROP = (..., slice(100, 228), slice(150, 278))
@@ -492,15 +493,6 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(command: str, *arguments: object) -> Result:
     texts = [command, *map(str, arguments)]
     return CliRunner().invoke(main, texts, catch_exceptions=False)
-
-
-def assert_one_line_of_error(result: Result, *parts: str) -> None:
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr
 
 
 TASKS: dict[str, tuple[object, ...]] = {

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from reg.cli import main
 from reg.verify import compare_reports, tolerance_of
+from tests.command_line import assert_one_line_of_error
 
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
 RESTORATION = """task,method,metric,iteration,images,mean
@@ -303,15 +304,6 @@ def clone(folder: Path) -> Path:
 def verify(*arguments: str, profile: str = "demo") -> Result:
     command = ("verify", "--profile", profile, *arguments)
     return CliRunner().invoke(main, command, catch_exceptions=False)
-
-
-def assert_one_line_of_error(result: Result, *parts: str) -> None:
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr
 
 
 @pytest.mark.usefixtures("clone")
