@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reg.checkpoints import State, finished_cell, write_whole
 from reg.console import progress
 from reg.images import write_image
+from reg.iterations import settle
 from reg.methods import Networks, iterate
 from reg.metrics import mean_squared_difference, psnr, ssim
 from reg.networks import Precision, inference
@@ -48,7 +49,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Run every job on every image; the long table of what was measured.
 
-    With a `tolerance` each image stops where it has settled (`settle`), and the last iterates are
+    With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last iterates are
     measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and the oracle
     `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last iterates of
     the tasks in `keep` are written to `pictures`/<task>/<method>/<image>.png, the truth beside
@@ -119,24 +120,6 @@ def measure_starts(
                 for name, start in zip(names, problem.start, strict=True):
                     write_image(pictures / task / "start" / f"{name}.png", start[None])
     return long_table(rows)
-
-
-def settle(iterates: Iterable[Tensor], start: Tensor, tolerance: float) -> Iterator[Tensor]:
-    """Hold each image from where ‖x − x_previous‖ ≤ tolerance·‖x‖; end when all are held.
-
-    An image that is no longer finite is held as well. Each image stops on its own, so that what
-    is found does not depend on which others were in its batch.
-    """
-    held = start
-    settled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    for x in iterates:
-        x = torch.where(settled.view(-1, 1, 1, 1), held, x)
-        change = (x - held).flatten(1).norm(dim=1)
-        settled = settled | ~(change > tolerance * x.flatten(1).norm(dim=1))
-        held = x
-        yield x
-        if bool(settled.all()):
-            return
 
 
 def iterations_taken(differences: Tensor) -> Tensor:

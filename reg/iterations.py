@@ -1,13 +1,13 @@
 """Reconstruction methods: each is a generator of iterates x₁, x₂, … and nothing more.
 
-None measures, logs or stops; `reg.evaluation.trace` does. All start from `problem.start`, hold
+None measures, logs or stops; `reg.evaluation.trace` and `settle` do. All start from `problem.start`, hold
 O(1) images, and yield tensors (N,3,H,W) that they will not change afterwards.
 
 With f(x) = ½‖Ax − y‖², the methods seek min f(x) + σ²φ(x), φ being given by its gradient G, by a
 denoiser D_s ≈ prox_{s²φ}, or explicitly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Literal
 
@@ -37,6 +37,27 @@ def data_term(problem: Problem, x: Tensor) -> Tensor:
 def data_gradient(problem: Problem, x: Tensor) -> Tensor:
     """∇f(x) = Aᵀ(Ax − y)."""
     return problem.operator.A_adjoint(problem.operator.A(x) - problem.y)
+
+
+# --- where to stop ----------------------------------------------------------------------------
+
+
+def settle(iterates: Iterable[Tensor], start: Tensor, tolerance: float) -> Iterator[Tensor]:
+    """Hold each image from where ‖x − x_previous‖ ≤ tolerance·‖x‖; end when all are held.
+
+    An image that is no longer finite is held as well. Each image stops on its own, so that what
+    is found does not depend on which others were in its batch.
+    """
+    held = start
+    settled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for x in iterates:
+        x = torch.where(settled.view(-1, 1, 1, 1), held, x)
+        change = (x - held).flatten(1).norm(dim=1)
+        settled = settled | ~(change > tolerance * x.flatten(1).norm(dim=1))
+        held = x
+        yield x
+        if bool(settled.all()):
+            return
 
 
 # --- gradient methods ----------------------------------------------------------------------

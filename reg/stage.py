@@ -16,7 +16,7 @@ from reg.cpu import keep_freed_memory
 from reg.datasets import load_images
 from reg.errors import InputError
 from reg.evaluation import Job
-from reg.methods import Networks, canonical, load_networks
+from reg.methods import Networks, canonical, load_networks, schedules
 from reg.params import Params, read_params
 from reg.provenance import account
 
@@ -62,6 +62,10 @@ class Inputs:
                 f"chosen.json: nothing was tuned for {method} on {task}; run `dvc repro tune`"
             )
         return Job(task, method, {**tuned, **changed})
+
+    def schedule(self, task: str, method: str) -> Job:
+        """One of PnP-GD's schedules for a task, with what `tune` chose for `pnp-gd`."""
+        return Job(task, method, schedules(task, self.job(task, "pnp-gd").parameters)[method])
 
 
 def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:

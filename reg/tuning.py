@@ -12,7 +12,8 @@ from torch import Tensor
 
 from reg.checkpoints import State, finished_cell
 from reg.console import progress
-from reg.evaluation import batches, settle
+from reg.evaluation import batches
+from reg.iterations import settle
 from reg.methods import Networks, begin, iterate
 from reg.metrics import psnr
 from reg.networks import Precision, inference
@@ -40,7 +41,7 @@ def tune(
     """Search the parameters of each (task, method): all trials, and chosen[task][method].
 
     A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
-    of the one at which an image settled (`evaluation.settle`).
+    of the one at which an image settled (`iterations.settle`).
     Finished pairs are kept in `.checkpoints/<key>/`.
     """
     rows: list[list[object]] = []

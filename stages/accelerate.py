@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import forget
-from reg.evaluation import Job, central_crops, evaluate, write_table
-from reg.methods import schedules
+from reg.evaluation import central_crops, evaluate, write_table
 from reg.params import Params
 from reg.stage import inputs, run
 
@@ -20,11 +19,7 @@ def work(params: Params) -> Path:
         (section.iterations, ("pnp-gd-adam", "pnp-gd-plain")),
         (section.short, ("pnp-gd-spectral", "pnp-gd")),
     ):
-        jobs = [
-            Job(task, method, schedules(task, given.tuned[task]["pnp-gd"])[method])
-            for task in section.tasks
-            for method in methods
-        ]
+        jobs = [given.schedule(task, method) for task in section.tasks for method in methods]
         tables.append(
             evaluate(
                 jobs,

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from reg.checkpoints import forget
-from reg.evaluation import Job, central_crops, evaluate, write_table
-from reg.methods import CONVERGENCE, schedules
+from reg.evaluation import central_crops, evaluate, write_table
+from reg.methods import CONVERGENCE
 from reg.params import Params
 from reg.stage import inputs, run
 
@@ -16,19 +16,16 @@ def work(params: Params) -> Path:
     section = params.active.evaluate_convergence
     results = params.folder("results", "evaluate_convergence")
     given = inputs(params, "evaluate_convergence", "test")
-    plain = [
-        Job(task, "pnp-gd-plain", schedules(task, given.tuned[task]["pnp-gd"])["pnp-gd-plain"])
-        for task in CONVERGENCE
-    ]
     # PnP-ADMM as the paper shows it: s = 30/255 throughout; falling until iteration 25, then fixed.
     jobs = [
+        *(given.schedule(task, "pnp-gd-plain") for task in CONVERGENCE),
         given.job(DEBLUR, "pnp-gd"),
         given.job(DEBLUR, "pnp-admm", level=30.0),
         given.job(SUPER_RESOLUTION, "pnp-gd"),
         given.job(SUPER_RESOLUTION, "pnp-admm", first=50.0, until=25.0),
     ]
     table = evaluate(
-        [*plain, *jobs],
+        jobs,
         central_crops(given.images, section.crop),
         given.networks,
         iterations=section.iterations,

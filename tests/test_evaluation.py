@@ -20,11 +20,11 @@ from reg.evaluation import (
     iterations_taken,
     long_table,
     measure_starts,
-    settle,
     trace,
     write_table,
 )
 from reg.images import read_image
+from reg.iterations import settle
 from reg.methods import Networks, iterate
 from reg.metrics import psnr, ssim
 from reg.networks import Denoiser

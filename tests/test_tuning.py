@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reg.evaluation import settle
+from reg.iterations import settle
 from reg.methods import Networks, begin, iterate
 from reg.metrics import psnr
 from reg.problems import make_problem
