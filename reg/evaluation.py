@@ -49,11 +49,11 @@ def evaluate(
 ) -> pd.DataFrame:
     """Run every job on every image; the long table of what was measured.
 
-    With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last iterates are
-    measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and the oracle
-    `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last iterates of
-    the tasks in `keep` are written to `pictures`/<task>/<method>/<image>.png, the truth beside
-    them. Finished cells are kept in `.checkpoints/<key>/`.
+    With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last
+    iterates are measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and
+    the oracle `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last
+    iterates of the tasks in `keep` are written to `pictures`/<task>/<method>/<image>.png, the truth
+    beside them. Finished cells are kept in `.checkpoints/<key>/`.
     """
     parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
     rows: list[Row] = []

@@ -1,7 +1,7 @@
 """Reconstruction methods: each is a generator of iterates x₁, x₂, … and nothing more.
 
-None measures, logs or stops; `reg.evaluation.trace` and `settle` do. All start from `problem.start`, hold
-O(1) images, and yield tensors (N,3,H,W) that they will not change afterwards.
+None measures, logs or stops; `reg.evaluation.trace` and `settle` do. All start from
+`problem.start`, hold O(1) images, and yield tensors (N,3,H,W) that they will not change afterwards.
 
 With f(x) = ½‖Ax − y‖², the methods seek min f(x) + σ²φ(x), φ being given by its gradient G, by a
 denoiser D_s ≈ prox_{s²φ}, or explicitly.
