@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint env lock clean
+.PHONY: help reproduce sweep test lint env lock clean
 
 # The first that runs and is recent enough. `python3` leads because it is the one a machine is set
 # up for; a version manager's shims may exist without working.
@@ -34,7 +34,10 @@ reproduce: $(STAMP)  ## environment, then the whole pipeline (dvc repro) of the 
 	@# no such report (an archive, an own profile) there is nothing to compare with.
 	@profile="$$(sed -n 's/^profile: *\([^ #]*\).*/\1/p' params.yaml)"; \
 	echo "Figures, tables and claims: reports/$$profile/index.md"; \
-	if git cat-file -e "HEAD:./reports/$$profile" 2> /dev/null; then $(IN_VENV) reg verify || true; fi
+	if git cat-file -e "HEAD:./reports/$$profile/claims.json" 2> /dev/null; then $(IN_VENV) reg verify || true; fi
+
+sweep: $(STAMP)  ## what λ does: six trainings, measured on validation images (a figure of the report)
+	$(IN_VENV) python -m benchmarks.sweep
 
 test: lint  ## environment, then ruff, mypy --strict and pytest
 	$(IN_VENV) python -m pytest

@@ -151,19 +151,24 @@ class WeightedRegObjective(RegObjective):
 
 
 def train_pair(
-    variant: Variant, recipe: TrainReg, denoiser: Denoiser, patches: Patches, title: str, key: str
+    recipe: TrainReg,
+    denoiser: Denoiser,
+    patches: Patches,
+    title: str,
+    key: str,
+    weight: Weight | None = None,
 ) -> Regularizer:
-    """G trained by a variant, and D with it, in place; InputError if that diverges."""
+    """G trained by a recipe, and D with it, in place; InputError if that diverges."""
     size, seed = denoiser.network, patches.seed
     regularizer = Regularizer(size.channels, size.blocks, recipe.form, recipe.scale)
     if recipe.start == "denoiser":
         start_from_denoiser(regularizer, denoiser)
     else:
         initialise(regularizer, seeded(seed))
-    if variant.weight is None:
+    if weight is None:
         objective = RegObjective(denoiser, regularizer, recipe.lambda_, update_denoiser=True)
     else:
-        objective = WeightedRegObjective(denoiser, regularizer, recipe.lambda_, variant.weight)
+        objective = WeightedRegObjective(denoiser, regularizer, recipe.lambda_, weight)
     train(objective, patches, recipe, title=title, seed=seed, checkpoint=key)
     return regularizer
 
@@ -177,12 +182,27 @@ def judge(
     key: str,
 ) -> State:
     """Mean PSNR in dB on validation images: of tuned PnP-GD by task, of D at σ = 25/255."""
+    denoised = denoising_validation(denoiser, images, params.seed, params.active.tune.precision)()
+    networks = Networks(regularizers={"updated": fuse(for_inference(regularizer))})
+    tried, _ = tune_alike("pnp-gd", networks, images, params, trials, key)
+    best = tried.groupby("task")["psnr"].max()
+    return {"denoiser": denoised["psnr25"], **{task: float(best[task]) for task in TASKS}}
+
+
+def tune_alike(
+    method: str,
+    networks: Networks,
+    images: Mapping[str, Tensor],
+    params: Params,
+    trials: int,
+    key: str,
+) -> tuple[pd.DataFrame, dict[str, dict[str, dict[str, float]]]]:
+    """A method tuned on TASKS as the stage `tune` does it: see `reg.tuning.tune`."""
     section = params.active.tune
-    denoised = denoising_validation(denoiser, images, params.seed, section.precision)()
-    tried, _ = tune(
-        [(task, "pnp-gd") for task in TASKS],
+    return tune(
+        [(task, method) for task in TASKS],
         central_crops(images, section.crop),
-        Networks(regularizers={"updated": fuse(for_inference(regularizer))}),
+        networks,
         trials=trials,
         iterations=section.iterations,
         tolerance=section.tolerance,
@@ -190,8 +210,13 @@ def judge(
         precision=section.precision,
         key=key,
     )
-    best = tried.groupby("task")["psnr"].max()
-    return {"denoiser": denoised["psnr25"], **{task: float(best[task]) for task in TASKS}}
+
+
+def must_have_diverged(error: InputError) -> None:
+    """That a training diverges is a result; any other error, as of a full disk, is raised."""
+    if "not finite" not in str(error):
+        raise error
+    say(f"  {error}")
 
 
 def compare(params: Params, names: Sequence[str], budget: int, trials: int, seeds: int) -> None:
@@ -219,12 +244,10 @@ def compare(params: Params, names: Sequence[str], budget: int, trials: int, seed
             patches = Patches(arrays, recipe.crop, recipe.batch, seed)
             try:
                 regularizer = train_pair(
-                    VARIANTS[name], recipe, denoiser, patches, name, unfinished
+                    recipe, denoiser, patches, name, unfinished, VARIANTS[name].weight
                 )
             except InputError as error:
-                if "not finite" not in str(error):
-                    raise
-                say(f"  {error}")  # that a recipe diverges is a result, unlike a full disk
+                must_have_diverged(error)
                 return dict.fromkeys((*TASKS, "denoiser"), float("nan"))
             return judge(denoiser, regularizer, images, params, trials, unfinished)
 

@@ -6,7 +6,7 @@ Evidence that is missing or not a number raises ClaimError, so that no claim pas
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from reg.statistics import PairedDifference, mean_over_tasks, paired_difference
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 
-COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
+COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
 TEXT_COLUMNS = ("task", "method", "image", "metric", "parameters", "name", "role", "source", "path")
 
 # Methods in the order of every table and figure, with the names readers know them by.
@@ -42,7 +42,9 @@ METHODS = {
     "pnp-admm@original": "PnP-ADMM, original D",
     "pnp-admm@updated": "PnP-ADMM, updated D",
     "unrolled-reg": "Unrolled, ReG start",
+    "unrolled-denoiser": "Unrolled, denoiser start",
     "unrolled-random": "Unrolled, random start",
+    "unrolled-end-to-end": "DRUNet, end to end",
 }
 
 # The constants of the rules.
@@ -76,11 +78,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found: a number with its interval, a verdict, and why in one sentence."""
+    """What a rule found: a number with its interval, a verdict, and why in one sentence.
+
+    `seeds` are the training seeds behind it.
+    """
 
     difference: PairedDifference
     verdict: Verdict
     why: str
+    seeds: Sequence[int]
     parts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,8 +113,9 @@ class Claim:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a long table `task,method,image,iteration,metric,value`; InputError says what is wrong.
+    """Read a long table with the columns COLUMNS; InputError says what is wrong.
 
+    `seed` is the training seed; of methods that ReG training has no part in, the first one.
     `value` may hold NaN or infinity (a run that diverged); rules decide what that means.
     """
     table = read_csv(path, COLUMNS)
@@ -137,10 +144,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise InputError(f"{path}: columns are {found}, must be {','.join(columns)}")
     if table.empty:
         raise InputError(f"{path}: has no rows; rerun its stage")
-    for column in ("iteration", "value"):
+    for column in ("seed", "iteration", "value"):
         if column in columns and not pd.api.types.is_numeric_dtype(table[column]):
             raise InputError(f"{path}: column {column} holds text; it must be numbers")
     return table
+
+
+def cautions_of(ledger: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of any claim's interval, each thing once."""
+    return sorted({part for claim in ledger for part in claim["caution"].split("; ")} - {""})
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -172,10 +184,11 @@ def task_name(task: str) -> str:
 
 
 def curves(table: pd.DataFrame, claim: str, task: str, method: str, metric: str) -> pd.DataFrame:
-    """Values by iteration (rows) and image (columns, sorted), complete and without NaN.
+    """Values by iteration (rows) and run (columns: seed, image; sorted), complete, without NaN.
 
     Raises:
-        ClaimError: no such rows, or an image lacks an iteration that others have, or NaN.
+        ClaimError: no such rows, or a seed lacks an image that others have, or a run an iteration,
+            or NaN.
     """
     rows = table[
         (table["task"] == task) & (table["method"] == method) & (table["metric"] == metric)
@@ -183,26 +196,48 @@ def curves(table: pd.DataFrame, claim: str, task: str, method: str, metric: str)
     named = f"claim {claim}: rows task={task}, method={method}, metric={metric}"
     if rows.empty:
         raise ClaimError(f"{named} are missing; run the stage that makes them with this task")
-    wide = rows.pivot(index="iteration", columns="image", values="value").sort_index(axis=1)
+    wide = rows.pivot(index="iteration", columns=["seed", "image"], values="value")
+    every = [sorted(rows["seed"].unique()), sorted(rows["image"].unique())]
+    wide = wide.reindex(columns=pd.MultiIndex.from_product(every, names=["seed", "image"]))
     if wide.isna().to_numpy().any():
-        image = wide.columns[wide.isna().any(axis=0)][0]
-        iteration = wide.index[wide[image].isna()][0]
-        raise ClaimError(f"{named} have no number for image {image} at iteration {iteration}")
+        lacking = wide.loc[:, wide.isna().any(axis=0)]
+        seed, image = (lacking.columns.get_level_values(level)[0] for level in ("seed", "image"))
+        iteration = lacking.index[lacking.iloc[:, 0].isna()][0]
+        of_seed = f" of seed {seed}" if rows["seed"].nunique() > 1 else ""
+        raise ClaimError(
+            f"{named} have no number for image {image}{of_seed} at iteration {iteration}"
+        )
     return wide
 
 
-def last(table: pd.DataFrame, claim: str, task: str, method: str, metric: str) -> pd.Series:
-    """Value of the last iterate by image, sorted by image."""
-    return curves(table, claim, task, method, metric).iloc[-1]
+def last(table: pd.DataFrame, claim: str, task: str, method: str, metric: str) -> pd.DataFrame:
+    """Value of the last iterate by seed (rows) and image (columns), both sorted."""
+    return by_seed(curves(table, claim, task, method, metric).iloc[-1])
+
+
+def by_seed(of_runs: pd.Series) -> pd.DataFrame:
+    """One number per run, as `curves` has them, by seed (rows) and image (columns)."""
+    return of_runs.unstack("image")
+
+
+def for_seeds_of(ours: pd.DataFrame, rival: pd.DataFrame) -> pd.DataFrame:
+    """What was trained once stands beside every training seed of ours."""
+    if len(rival) > 1:
+        return rival
+    return rival.loc[rival.index.repeat(len(ours))].set_axis(ours.index)
 
 
 def paired(
-    ours: pd.Series, rival: pd.Series, claim: str, names: str
+    ours: pd.DataFrame, rival: pd.DataFrame, claim: str, names: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two series as arrays in the same order of images; ClaimError if their images differ."""
-    if list(ours.index) != list(rival.index):
-        odd = sorted(set(ours.index) ^ set(rival.index))
-        raise ClaimError(f"claim {claim}: {names} were measured on different images: {odd}")
+    """Two tables of seeds and images as arrays in the same order; ClaimError if these differ."""
+    for of_ours, of_rival, what in (
+        (ours.columns, rival.columns, "on different images"),
+        (ours.index, rival.index, "with different training seeds"),
+    ):
+        if list(of_ours) != list(of_rival):
+            odd = sorted(set(of_ours) ^ set(of_rival))
+            raise ClaimError(f"claim {claim}: {names} were measured {what}: {odd}")
     return ours.to_numpy(dtype=float), rival.to_numpy(dtype=float)
 
 
@@ -211,6 +246,34 @@ def _tasks(table: pd.DataFrame, claim: str, method: str, metric: str) -> list[st
     if rows.empty:
         raise ClaimError(f"claim {claim}: rows method={method}, metric={metric} are missing")
     return tasks_in_order(rows["task"].tolist())
+
+
+def compared(
+    table: pd.DataFrame, claim: str, task: str, method: str, reference: str, metric: str
+) -> PairedDifference:
+    """A method minus a reference, last iterates, paired by training seed and image."""
+    ours = last(table, claim, task, method, metric)
+    theirs = last(table, claim, task, reference, metric)
+    return paired_difference(
+        *paired(
+            for_seeds_of(theirs, ours),
+            for_seeds_of(ours, theirs),
+            claim,
+            f"{method} and {reference} on {task}",
+        )
+    )
+
+
+def over_tasks(by_task: Mapping[str, pd.DataFrame], claim: str) -> np.ndarray:
+    """Mean over tasks by seed and image; ClaimError if tasks differ in their seeds or images."""
+    (first, of_first), *others = by_task.items()
+    for task, values in others:
+        paired(of_first, values, claim, f"{first} and {task}")
+    return mean_over_tasks(list(by_task.values()))
+
+
+def _seeds(of: pd.DataFrame) -> list[int]:
+    return [int(seed) for seed in of.index]
 
 
 def _by_interval(difference: PairedDifference) -> Verdict:
@@ -237,9 +300,9 @@ def best_rival(table: pd.DataFrame, claim: str, task: str, metric: str) -> str:
     means: dict[str, float] = {}
     for method in GENERIC_RIVALS:
         if method in present or method in OBLIGATORY_RIVALS:
-            theirs = last(table, claim, task, method, metric)
-            paired(ours, theirs, claim, f"{method} and pnp-gd on {task}")
-            means[method] = float(theirs.mean())
+            theirs = for_seeds_of(ours, last(table, claim, task, method, metric))
+            _, values = paired(ours, theirs, claim, f"{method} and pnp-gd on {task}")
+            means[method] = float(values.mean())
     return max(means, key=lambda method: means[method])
 
 
@@ -254,21 +317,17 @@ def judge_restoration(evidence: Evidence) -> Finding:
                 f"the claim speaks of {name} too"
             )
     parts: dict[str, Any] = {}
-    ours_by_task, rival_by_task, differences = [], [], []
-    images: list[str] | None = None
+    ours, rivals, differences = {}, {}, []
     for task in tasks:
         rival = best_rival(table, claim, task, "psnr")
-        mine = last(table, claim, task, "pnp-gd", "psnr")
-        if images is not None and list(mine.index) != images:
-            raise ClaimError(f"claim {claim}: {task} was measured on other images than {tasks[0]}")
-        images = list(mine.index)
-        a, b = paired(mine, last(table, claim, task, rival, "psnr"), claim, f"{rival} and pnp-gd")
-        difference = paired_difference(a, b)
-        ours_by_task.append(a)
-        rival_by_task.append(b)
+        ours[task] = last(table, claim, task, "pnp-gd", "psnr")
+        rivals[task] = for_seeds_of(ours[task], last(table, claim, task, rival, "psnr"))
+        difference = paired_difference(
+            *paired(ours[task], rivals[task], claim, f"{rival} and pnp-gd")
+        )
         differences.append(difference)
         parts[task] = {"rival": rival, **_part(difference)}
-    overall = paired_difference(mean_over_tasks(ours_by_task), mean_over_tasks(rival_by_task))
+    overall = paired_difference(over_tasks(ours, claim), over_tasks(rivals, claim))
     ahead = sum(d.low > 0 for d in differences)
     behind = sum(d.high < 0 for d in differences)
     verdict: Verdict = "inconclusive"
@@ -283,7 +342,7 @@ def judge_restoration(evidence: Evidence) -> Finding:
         f"{overall.text('dB')}, the least favourable task {task_name(worst)} against "
         f"{METHODS[parts[worst]['rival']]} with {differences[tasks.index(worst)].text('dB')}"
     )
-    return Finding(overall, verdict, f"{why}.", parts)
+    return Finding(overall, verdict, f"{why}.", _seeds(ours[tasks[0]]), parts)
 
 
 def judge_visual(evidence: Evidence) -> Finding:
@@ -291,7 +350,7 @@ def judge_visual(evidence: Evidence) -> Finding:
     claim, table = "visual", evidence.restoration
     mine = last(table, claim, VISUAL_TASK, "pnp-gd", "ssim")
     rival = best_rival(table, claim, VISUAL_TASK, "ssim")
-    theirs = last(table, claim, VISUAL_TASK, rival, "ssim")
+    theirs = for_seeds_of(mine, last(table, claim, VISUAL_TASK, rival, "ssim"))
     a, b = paired(mine, theirs, claim, f"{rival} and pnp-gd")
     difference = paired_difference(a, b)
     why = (
@@ -299,35 +358,34 @@ def judge_visual(evidence: Evidence) -> Finding:
         f"best rival: {difference.text(decimals=3)}; SSIM is a proxy, nobody was asked which "
         "image looks better"
     )
-    return Finding(difference, _by_interval(difference), f"{why}.", {"rival": rival})
+    verdict = _by_interval(difference)
+    return Finding(difference, verdict, f"{why}.", _seeds(mine), {"rival": rival})
 
 
-def drop_from_best(psnr: pd.DataFrame) -> np.ndarray:
-    """Best PSNR over iterations minus PSNR of the last iterate, dB, one number per image."""
-    values = psnr.to_numpy(dtype=float)
-    return np.asarray(values.max(axis=0) - values[-1])
+def drop_from_best(psnr: pd.DataFrame) -> pd.DataFrame:
+    """Best PSNR over iterations minus PSNR of the last iterate, dB, by seed and image."""
+    return by_seed(psnr.max() - psnr.iloc[-1])
 
 
-def head_and_tail(msd: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of msd over the first HEAD and over the last TAIL of iterations, per image."""
-    values = np.clip(msd[msd.index > 0].to_numpy(dtype=float), *MSD_RANGE)
+def head_and_tail(msd: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean of msd over the first HEAD and over the last TAIL of iterations, by seed and image."""
+    values = msd[msd.index > 0].clip(*MSD_RANGE)
     n = max(1, round(TAIL * len(values)))
-    return np.asarray(values[:HEAD].mean(axis=0)), np.asarray(values[-n:].mean(axis=0))
+    return by_seed(values.iloc[:HEAD].mean()), by_seed(values.iloc[-n:].mean())
 
 
 def _convergence(table: pd.DataFrame, claim: str, task: str, method: str) -> dict[str, Any]:
-    """How a method converges on a task, per image: drop in dB, shrinking of steps, both met."""
+    """How a method converges on a task, per run: drop in dB, shrinking of steps, both met."""
     psnr = curves(table, claim, task, method, "psnr")
     msd = curves(table, claim, task, method, "msd")
-    paired(psnr.iloc[-1], msd.iloc[-1], claim, f"psnr and msd of {method} on {task}")
     drop = drop_from_best(psnr)
     head, tail = head_and_tail(msd)
+    paired(drop, tail, claim, f"psnr and msd of {method} on {task}")
     return {
         "iterations": int(psnr.index[-1]),
-        "images": list(psnr.columns),
         "drop": drop,
-        "shrink": head / tail,
-        "converged": (drop <= PSNR_DROP) & (head >= MSD_RATIO * tail),
+        "shrink": (head / tail).to_numpy(),
+        "converged": ((drop <= PSNR_DROP) & (head >= MSD_RATIO * tail)).to_numpy(),
     }
 
 
@@ -343,14 +401,14 @@ def judge_gd_convergence(evidence: Evidence) -> Finding:
             parts[f"{task}/{method}"] = {
                 "iterations": run["iterations"],
                 "converged": int(run["converged"].sum()),
-                "images": len(run["images"]),
-                "largest_drop": float(run["drop"].max()),
+                "images": run["drop"].shape[1],
+                "largest_drop": float(run["drop"].to_numpy().max()),
                 "smallest_shrink": float(run["shrink"].min()),
             }
     gd, admm = runs["pnp-gd-plain"], runs["pnp-admm"]
-    if gd[0]["images"] != gd[1]["images"]:
-        raise ClaimError(f"claim {claim}: the two settings were measured on different images")
-    drops = mean_over_tasks([r["drop"] for r in gd])
+    drops = over_tasks(
+        {task: run["drop"] for task, run in zip(CONVERGENCE_TASKS, gd, strict=True)}, claim
+    )
     drop = paired_difference(drops, np.zeros_like(drops))
     shortest = min(r["iterations"] for r in gd)
     verdict: Verdict = "inconclusive"
@@ -359,45 +417,42 @@ def judge_gd_convergence(evidence: Evidence) -> Finding:
     elif all(r["converged"].all() for r in gd) and shortest >= LONG_ENOUGH:
         verdict = "reproduced"
     met = {m: sum(int(r["converged"].sum()) for r in rs) for m, rs in runs.items()}
-    total = {m: sum(len(r["images"]) for r in rs) for m, rs in runs.items()}
+    total = {m: sum(r["converged"].size for r in rs) for m, rs in runs.items()}
     why = (
         f"{met['pnp-gd-plain']} of {total['pnp-gd-plain']} runs of PnP-ReG by the paper's step "
         f"meet both criteria after {shortest} iterations (largest drop "
-        f"{max(r['drop'].max() for r in gd):.2f} dB, steps shrunk by "
+        f"{max(r['drop'].to_numpy().max() for r in gd):.2f} dB, steps shrunk by "
         f"{_factor(min(r['shrink'].min() for r in gd))} or more in mean square); beside it "
         f"{met['pnp-gd']} of {total['pnp-gd']} by the accelerated schedule, and "
         f"{met['pnp-admm']} of {total['pnp-admm']} of PnP-ADMM (largest drop "
-        f"{max(r['drop'].max() for r in admm):.2f} dB)"
+        f"{max(r['drop'].to_numpy().max() for r in admm):.2f} dB)"
     )
     if shortest < LONG_ENOUGH:
         why += f"; fewer than {LONG_ENOUGH} iterations cannot show convergence"
-    return Finding(drop, verdict, f"{why}.", parts)
+    return Finding(drop, verdict, f"{why}.", _seeds(gd[0]["drop"]), parts)
 
 
 def judge_update_denoiser(evidence: Evidence) -> Finding:
     """PSNR of PnP-ReG with D updated against D fixed, paired over images."""
     claim, table = "update-denoiser", evidence.ablation
     parts: dict[str, Any] = {}
-    updated_by_task, fixed_by_task = [], []
-    images: list[str] | None = None
-    for task in _tasks(table, claim, "pnp-gd@updated", "psnr"):
-        updated = last(table, claim, task, "pnp-gd@updated", "psnr")
-        fixed = last(table, claim, task, "pnp-gd@fixed", "psnr")
-        a, b = paired(updated, fixed, claim, f"pnp-gd@updated and pnp-gd@fixed on {task}")
-        if images is not None and list(updated.index) != images:
-            raise ClaimError(f"claim {claim}: {task} was measured on other images than the first")
-        images = list(updated.index)
-        updated_by_task.append(a)
-        fixed_by_task.append(b)
+    updated, fixed = {}, {}
+    tasks = _tasks(table, claim, "pnp-gd@updated", "psnr")
+    for task in tasks:
+        updated[task] = last(table, claim, task, "pnp-gd@updated", "psnr")
+        fixed[task] = last(table, claim, task, "pnp-gd@fixed", "psnr")
+        names = f"pnp-gd@updated and pnp-gd@fixed on {task}"
+        a, b = paired(updated[task], fixed[task], claim, names)
         parts[task] = {
             "updated": float(a.mean()), "fixed": float(b.mean()), **_part(paired_difference(a, b))
         }  # fmt: skip
-    overall = paired_difference(mean_over_tasks(updated_by_task), mean_over_tasks(fixed_by_task))
-    tasks = "; ".join(
+    overall = paired_difference(over_tasks(updated, claim), over_tasks(fixed, claim))
+    levels = "; ".join(
         f"{task_name(t)}: {p['updated']:.2f} against {p['fixed']:.2f} dB" for t, p in parts.items()
     )
-    why = f"Updating D changes PnP-ReG's PSNR by {overall.text('dB')} ({tasks})"
-    return Finding(overall, _by_interval(overall), f"{why}.", parts)
+    why = f"Updating D changes PnP-ReG's PSNR by {overall.text('dB')} ({levels})"
+    seeds = _seeds(updated[tasks[0]])
+    return Finding(overall, _by_interval(overall), f"{why}.", seeds, parts)
 
 
 def judge_admm_convergence(evidence: Evidence) -> Finding:
@@ -410,37 +465,33 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
             "the claim speaks of deblurring"
         )
     parts: dict[str, Any] = {}
-    log_ratios, verdicts, sentences = [], [], []
-    shortest, images = np.inf, None
+    log_ratios: dict[str, pd.DataFrame] = {}
+    verdicts, sentences, shortest = [], [], np.inf
     for task in tasks:
-        runs, psnr_last = {}, {}
+        level, drop, tail = {}, {}, {}
         for which in ("original", "updated"):
             psnr = curves(table, claim, task, f"pnp-admm@{which}", "psnr")
             msd = curves(table, claim, task, f"pnp-admm@{which}", "msd")
-            paired(psnr.iloc[-1], msd.iloc[-1], claim, f"psnr and msd of pnp-admm@{which}")
-            runs[which], psnr_last[which] = (psnr, msd), psnr.iloc[-1]
+            level[which], drop[which] = by_seed(psnr.iloc[-1]), drop_from_best(psnr)
+            tail[which] = head_and_tail(msd)[1]
+            paired(drop[which], tail[which], claim, f"psnr and msd of pnp-admm@{which}")
             shortest = min(shortest, int(psnr.index[-1]))
-        if images is not None and list(psnr_last["updated"].index) != images:
-            raise ClaimError(f"claim {claim}: {task} was measured on other images than {tasks[0]}")
-        images = list(psnr_last["updated"].index)
+        peak = {w: float((level[w] + drop[w]).to_numpy().mean()) for w in level}
+        end = {w: float(level[w].to_numpy().mean()) for w in level}
+        for measured in (level, drop, tail):
+            measured["original"] = for_seeds_of(measured["updated"], measured["original"])
         names = f"pnp-admm@updated and pnp-admm@original on {task}"
-        final = paired_difference(
-            *paired(psnr_last["updated"], psnr_last["original"], claim, names)
-        )
-        drop = {w: drop_from_best(runs[w][0]) for w in runs}
+        final = paired_difference(*paired(level["updated"], level["original"], claim, names))
         saved = paired_difference(drop["original"], drop["updated"])
-        tail = {w: head_and_tail(runs[w][1])[1] for w in runs}
-        log_ratio = np.log10(tail["original"] / tail["updated"])
-        steps = paired_difference(log_ratio, np.zeros_like(log_ratio))
-        log_ratios.append(log_ratio)
+        decades = {w: tail[w].transform(np.log10) for w in tail}
+        log_ratios[task] = decades["original"] - decades["updated"]
+        steps = paired_difference(decades["original"], decades["updated"])
         psnr_verdict: Verdict = "inconclusive"
         if final.low > 0 or saved.low > 0:
             psnr_verdict = "reproduced"
         elif final.high < 0 and saved.high < 0:
             psnr_verdict = "not reproduced"
         verdicts += [psnr_verdict, _by_interval(steps)]
-        peak = {w: float(runs[w][0].max(axis=0).mean()) for w in runs}
-        end = {w: float(psnr_last[w].mean()) for w in runs}
         parts[task] = {
             "psnr": {"verdict": psnr_verdict, "peak": peak, "last": end, **_part(final),
                      "drop_saved": _part(saved)},
@@ -451,7 +502,7 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
             f"with the original D, {peak['updated']:.2f} to {end['updated']:.2f} dB with the "
             f"updated one, final squared steps {_times(steps.mean)}"
         )
-    mean_ratio = mean_over_tasks(log_ratios)
+    mean_ratio = over_tasks(log_ratios, claim)
     overall = paired_difference(mean_ratio, np.zeros_like(mean_ratio))
     verdict: Verdict = "inconclusive"
     if all(v == "reproduced" for v in verdicts) and shortest >= LONG_ENOUGH:
@@ -461,7 +512,7 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
     why = "; ".join(sentences)
     if shortest < LONG_ENOUGH:
         why += f"; {shortest:.0f} iterations, and fewer than {LONG_ENOUGH} cannot show convergence"
-    return Finding(overall, verdict, f"{why}.", parts)
+    return Finding(overall, verdict, f"{why}.", _seeds(log_ratios[tasks[0]]), parts)
 
 
 def _times(log_ratio: float) -> str:
@@ -478,10 +529,9 @@ def judge_unrolled(evidence: Evidence) -> Finding:
     """PSNR of the unrolled networks from either start at an equal budget."""
     claim, table = "unrolled", evidence.unrolled
     parts: dict[str, Any] = {}
-    reg_by_task, random_by_task = [], []
-    budget = 0
-    images: list[str] | None = None
-    for task in _tasks(table, claim, "unrolled-reg", "psnr"):
+    regs, randoms, budget = {}, {}, 0
+    tasks = _tasks(table, claim, "unrolled-reg", "psnr")
+    for task in tasks:
         reg = curves(table, claim, task, "unrolled-reg", "psnr")
         random = curves(table, claim, task, "unrolled-random", "psnr")
         if reg.index[-1] != random.index[-1]:
@@ -491,24 +541,20 @@ def judge_unrolled(evidence: Evidence) -> Finding:
             )
         budget = int(reg.index[-1])
         names = f"unrolled-reg and unrolled-random on {task}"
-        if images is not None and list(reg.columns) != images:
-            raise ClaimError(f"claim {claim}: {task} was measured on other images than the first")
-        images = list(reg.columns)
-        a, b = paired(reg.iloc[-1], random.iloc[-1], claim, names)
-        reg_by_task.append(a)
-        random_by_task.append(b)
+        regs[task], randoms[task] = by_seed(reg.iloc[-1]), by_seed(random.iloc[-1])
+        a, b = paired(regs[task], randoms[task], claim, names)
         parts[task] = {
             "reg": float(a.mean()), "random": float(b.mean()), **_part(paired_difference(a, b))
         }  # fmt: skip
-    overall = paired_difference(mean_over_tasks(reg_by_task), mean_over_tasks(random_by_task))
-    tasks = "; ".join(
+    overall = paired_difference(over_tasks(regs, claim), over_tasks(randoms, claim))
+    levels = "; ".join(
         f"{task_name(t)}: {p['reg']:.2f} against {p['random']:.2f} dB" for t, p in parts.items()
     )
     why = (
         f"After {budget:,} training iterations from either start, ReG's start is better by "
-        f"{overall.text('dB')} ({tasks})"
+        f"{overall.text('dB')} ({levels})"
     )
-    return Finding(overall, _by_interval(overall), f"{why}.", parts)
+    return Finding(overall, _by_interval(overall), f"{why}.", _seeds(regs[tasks[0]]), parts)
 
 
 INTERVAL_RULE = (
@@ -600,15 +646,12 @@ CLAIMS = (
 )
 
 
-def judge_claims(
-    evidence: Evidence, files: dict[str, list[str]], seeds: Sequence[int]
-) -> list[dict[str, Any]]:
+def judge_claims(evidence: Evidence, files: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Every claim with its verdict, as JSON-ready objects in the order of the ledger.
 
     Args:
         evidence: the four tables.
         files: claim id → the result files its rows come from, as a reader finds them.
-        seeds: training seeds behind the tables.
 
     Raises:
         ClaimError: evidence for a claim is missing or not a number.
@@ -627,7 +670,7 @@ def judge_claims(
                 "interval": found.difference.interval,
                 "effect_size": found.difference.effect_size,
                 "images": found.difference.images,
-                "seeds": list(seeds),
+                "seeds": list(found.seeds),
                 "verdict": found.verdict,
                 "statistic": c.statistic,
                 "rule": c.rule,
@@ -636,12 +679,21 @@ def judge_claims(
                     "files": files[c.id],
                     "stages": list(c.stages),
                     "command": f"dvc repro {' '.join(c.stages)}",
-                    "why": found.why,
+                    "why": found.why + _of_seeds(found.seeds),
                 },
                 "parts": found.parts,
             }
         )
     return [rounded(entry) for entry in ledger]
+
+
+def _of_seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return ""
+    return (
+        f" Numbers are means over {len(seeds)} training seeds, and the interval speaks of images "
+        "and seeds."
+    )
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
@@ -669,8 +721,9 @@ def claims_markdown(ledger: Sequence[dict[str, Any]], profile: str) -> str:
     lines = [
         f"# Claims of the paper, tested at scale `{profile}`",
         "",
-        "| id | claim | published | measured | 95 % interval | images | seeds | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| id | claim | published | measured | 95 % interval | effect size | images | seeds "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(_cells(c))} |" for c in ledger]
     for c in ledger:
@@ -684,11 +737,18 @@ def claims_markdown(ledger: Sequence[dict[str, Any]], profile: str) -> str:
             f"- **Statistic:** {c['statistic']}.",
             f"- **Rule:** {c['rule']}.",
             f"- **Published:** {c['published_note']}.",
-            f"- **Images:** {c['images']}{'; ' + c['caution'] if c['caution'] else ''}.",
+            f"- **Images:** {c['images']}; **training seeds:** {len(c['seeds'])}"
+            f"{'; ' + c['caution'] if c['caution'] else ''}.",
+            "- **Effect size** (Cohen's d_z: mean over standard deviation of the differences of "
+            f"images): {_effect_size(c)}.",
             f"- **Evidence:** {', '.join(f'`{f}`' for f in evidence['files'])}, "
             f"made by `{evidence['command']}`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _effect_size(c: dict[str, Any]) -> str:
+    return "none" if c["effect_size"] is None else f"{c['effect_size']:+.2f}"
 
 
 def _cells(c: dict[str, Any]) -> list[str]:
@@ -701,6 +761,7 @@ def _cells(c: dict[str, Any]) -> list[str]:
         published,
         f"{c['measured']:+.3f}{unit}",
         interval,
+        _effect_size(c),
         str(c["images"]),
         str(len(c["seeds"])),
         f"**{c['verdict']}**",

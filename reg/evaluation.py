@@ -19,7 +19,7 @@ from reg.metrics import mean_squared_difference, psnr, ssim
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
 
-COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
+COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
 BATCH = 8
 VALIDATION_SIGMAS = (15, 25, 50)  # /255
 Row = list[Any]
@@ -27,17 +27,21 @@ Row = list[Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One method for one task, with its parameters."""
+    """One method for one task, with its parameters.
+
+    `seed` is the training seed whose networks it uses, None the first one.
+    """
 
     task: str
     method: str
     parameters: Mapping[str, float]
+    seed: int | None = None
 
 
 def evaluate(
     jobs: Sequence[Job],
     images: Mapping[str, Tensor],
-    networks: Networks,
+    networks: Mapping[int, Networks],
     *,
     iterations: int,
     seed: int,
@@ -49,34 +53,40 @@ def evaluate(
 ) -> pd.DataFrame:
     """Run every job on every image; the long table of what was measured.
 
+    `networks` are by training seed, the first one first; `seed` is that of noise and masks.
     With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last
     iterates are measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and
     the oracle `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last
-    iterates of the tasks in `keep` are written to `pictures`/<task>/<method>/<image>.png, the truth
-    beside them. Finished cells are kept in `.checkpoints/<key>/`.
+    iterates of the tasks in `keep`, of the first training seed, are written to
+    `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are kept in
+    `.checkpoints/<key>/`.
     """
+    first = next(iter(networks))
     parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
     rows: list[Row] = []
     with progress("cells", len(parts)) as shown:
         for job, names, batch in parts:
-            problem = make_problem(job.task, batch.to(networks.device), names, seed)
+            training_seed = first if job.seed is None else job.seed
+            device = networks[training_seed].device
+            problem = make_problem(job.task, batch.to(device), names, seed)
 
-            def compute(problem: Problem = problem, job: Job = job) -> State:
-                with inference(precision, networks.device):
-                    iterates = iterate(job.method, problem, networks, job.parameters)
+            def compute(
+                problem: Problem = problem, job: Job = job, use: Networks = networks[training_seed]
+            ) -> State:
+                with inference(precision, use.device):
+                    iterates = iterate(job.method, problem, use, job.parameters)
                     if tolerance is not None:
                         iterates = settle(iterates, problem.start, tolerance)
                     curves, last = trace(iterates, problem, iterations)
                 return {**{name: curve.cpu() for name, curve in curves.items()}, "last": last.cpu()}
 
-            state = finished_cell(key, f"{job.task}_{job.method}_{names[0]}", compute)
+            cell = f"{job.task}_{job.method}_{training_seed}_{names[0]}"
+            state = finished_cell(key, cell, compute)
             last, levels = state["last"], state["psnr"]
             if tolerance is None:
                 curves = {"psnr": levels, "msd": state["msd"]}
-                rows += curve_rows(problem, job.method, names, curves)
-                rows += final_rows(
-                    problem, job.method, names, iterations, {"ssim": ssim(last, batch)}
-                )
+                rows += curve_rows(problem, job.method, training_seed, names, curves)
+                measured: Mapping[str, Sequence[float]] = {"ssim": ssim(last, batch)}
             else:
                 measured = {
                     "psnr": levels[-1].tolist(),
@@ -88,8 +98,8 @@ def evaluate(
                     "psnr_best": levels.amax(dim=0).tolist(),
                     "iterations": iterations_taken(state["msd"]).tolist(),
                 }
-                rows += final_rows(problem, job.method, names, iterations, measured)
-            if job.task in keep:
+            rows += final_rows(problem, job.method, training_seed, names, iterations, measured)
+            if job.task in keep and training_seed == first:
                 folder = pictures / job.task
                 for name, image, truth in zip(names, last, batch, strict=True):
                     write_image(folder / job.method / f"{name}.png", image[None])
@@ -102,11 +112,15 @@ def measure_starts(
     tasks: Sequence[str],
     images: Mapping[str, Tensor],
     *,
+    training_seed: int,
     seed: int,
     pictures: Path,
     keep: Collection[str] = (),
 ) -> pd.DataFrame:
-    """PSNR and SSIM of the degraded starts, as method `start` at iteration 0."""
+    """PSNR and SSIM of the degraded starts, as method `start` at iteration 0.
+
+    No training took part in them; they stand under `training_seed`, the first one.
+    """
     rows: list[Row] = []
     for task in tasks:
         for names, batch in batches(images):
@@ -115,7 +129,7 @@ def measure_starts(
                 "psnr": psnr(problem.start, batch).tolist(),
                 "ssim": ssim(problem.start, batch),
             }
-            rows += final_rows(problem, "start", names, 0, measured)
+            rows += final_rows(problem, "start", training_seed, names, 0, measured)
             if task in keep:
                 for name, start in zip(names, problem.start, strict=True):
                     write_image(pictures / task / "start" / f"{name}.png", start[None])
@@ -153,18 +167,23 @@ def trace(
 
 
 def curve_rows(
-    problem: Problem, method: str, names: Sequence[str], curves: Mapping[str, Tensor]
+    problem: Problem,
+    method: str,
+    training_seed: int,
+    names: Sequence[str],
+    curves: Mapping[str, Tensor],
 ) -> Iterator[Row]:
     """Every iteration of a trace as rows of the long table."""
     for metric, values in curves.items():
         for iteration, per_image in enumerate(values.tolist(), start=1):
             for name, value in zip(names, per_image, strict=True):
-                yield [problem.task, method, name, iteration, metric, value]
+                yield [problem.task, method, training_seed, name, iteration, metric, value]
 
 
 def final_rows(
     problem: Problem,
     method: str,
+    training_seed: int,
     names: Sequence[str],
     iteration: int,
     measured: Mapping[str, Sequence[float]],
@@ -172,11 +191,14 @@ def final_rows(
     """What was measured per image at one iteration, as rows of the long table."""
     for metric, values in measured.items():
         for name, value in zip(names, values, strict=True):
-            yield [problem.task, method, name, iteration, metric, value]
+            yield [problem.task, method, training_seed, name, iteration, metric, value]
 
 
 def long_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a table with the columns task, method, image, iteration, metric, value."""
+    """Rows as a table with the columns task, method, seed, image, iteration, metric, value.
+
+    Its `seed` is the `training_seed` of the functions that make rows; theirs is that of the noise.
+    """
     return pd.DataFrame(list(rows), columns=COLUMNS)
 
 
@@ -265,13 +287,21 @@ def measure_restoration(
     iteration: int,
     seed: int,
     precision: Precision,
+    training_seed: int,
+    pictures: Path | None = None,
 ) -> pd.DataFrame:
-    """PSNR and SSIM per image of a network that restores in one call, as a long table."""
+    """PSNR and SSIM per image of a network that restores in one call, as a long table.
+
+    What it restores is written to `pictures`/<image>.png, where that is given.
+    """
     rows: list[Row] = []
     for names, batch in batches(images):
         problem = make_problem(task, batch, names, seed)
         with inference(precision):
             x = restore(problem)
         measured = {"psnr": psnr(x, batch).tolist(), "ssim": ssim(x, batch)}
-        rows += final_rows(problem, method, names, iteration, measured)
+        rows += final_rows(problem, method, training_seed, names, iteration, measured)
+        if pictures is not None:
+            for name, image in zip(names, x, strict=True):
+                write_image(pictures / f"{name}.png", image[None])
     return long_table(rows)

@@ -9,7 +9,7 @@ Noise levels among the parameters are in /255.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ HQS_ITERATIONS = 24  # DPIR runs 8 for deblurring and 24 for super-resolution
 
 @dataclass(frozen=True)
 class Networks:
-    """The trained networks by arm, loaded once for all methods, tasks and images."""
+    """Trained networks by arm, loaded once for all methods, tasks and images."""
 
     denoisers: Mapping[str, DenoiserFunction] = field(default_factory=dict)
     regularizers: Mapping[str, Gradient] = field(default_factory=dict)
@@ -65,28 +65,50 @@ class Networks:
     device: str | torch.device = "cpu"
 
 
-def load_networks(models: Path) -> Networks:
-    """The networks below `models/<profile>`, ready for inference on the best device there is.
+def training_seeds(models: Path, arm: str = "*") -> list[int]:
+    """The seeds from which an arm of ReG was trained below `models/<profile>`, the first first."""
+    files = models.glob(f"train_reg/{arm}/*/regularizer.safetensors")
+    return sorted({int(file.parent.name) for file in files if file.parent.name.isdecimal()})
 
-    Denoisers: `original`, and those that ReG training left, by its arms; regularizers by arm; the
-    gradient-step denoiser where it was trained.
+
+def arm_folder(models: Path, arm: str, seed: int | None = None) -> Path:
+    """Where D and G of an arm of ReG training lie; None takes the first seed that was trained."""
+    if seed is None:
+        seed = next(iter(training_seeds(models, arm)), 0)
+    return models / "train_reg" / arm / str(seed)
+
+
+def load_networks(models: Path) -> dict[int, Networks]:
+    """The networks below `models/<profile>` by training seed, the first seed first.
+
+    They are ready for inference on the best device there is. Denoisers: `original`, and those that
+    ReG training left, by its arms; regularizers by arm; the gradient-step denoiser where it was
+    trained. `original` and the gradient-step denoiser were trained once: all seeds share them.
     """
     device = best_device()
-    arms = sorted(path.parent for path in models.glob("train_reg/*/regularizer.safetensors"))
-    denoisers = {"original": load_denoiser(models / "pretrain" / "denoiser.safetensors")}
-    denoisers |= {arm.name: load_denoiser(arm / "denoiser.safetensors") for arm in arms}
-    regularizers = {arm.name: load_regularizer(arm / "regularizer.safetensors") for arm in arms}
+    original = load_denoiser(models / "pretrain" / "denoiser.safetensors")
     gradient_step = models / "train_gs" / "denoiser.safetensors"
     potentials = {}
     if gradient_step.exists():
         network = for_inference(load_gradient_step(gradient_step), device)
         potentials["gradient-step"] = network.potential_and_gradient
-    return Networks(
-        {name: fuse(for_inference(network, device)) for name, network in denoisers.items()},
-        {name: fuse(for_inference(network, device)) for name, network in regularizers.items()},
-        potentials,
-        device,
-    )
+    once = Networks({"original": fuse(for_inference(original, device))}, {}, potentials, device)
+    return {seed: _of_seed(models, seed, once) for seed in training_seeds(models) or [0]}
+
+
+def _of_seed(models: Path, seed: int, once: Networks) -> Networks:
+    """The networks of ReG training from one seed, beside those that were trained once."""
+    files = sorted(models.glob(f"train_reg/*/{seed}/regularizer.safetensors"))
+    folders = {file.parents[1].name: file.parent for file in files}
+    denoisers = {
+        arm: fuse(for_inference(load_denoiser(folder / "denoiser.safetensors"), once.device))
+        for arm, folder in folders.items()
+    }
+    regularizers = {
+        arm: fuse(for_inference(load_regularizer(folder / "regularizer.safetensors"), once.device))
+        for arm, folder in folders.items()
+    }
+    return replace(once, denoisers={**once.denoisers, **denoisers}, regularizers=regularizers)
 
 
 @dataclass(frozen=True)
@@ -128,6 +150,11 @@ def canonical(method: str) -> str:
 def method_named(method: str) -> Method:
     """The entry of METHODS for a name; InputError if it or its `@arm` or `+x8` is unknown."""
     return _parse(method)[0]
+
+
+def retrained(method: str) -> bool:
+    """Whether a method uses a network of ReG training, of which there is one per training seed."""
+    return _parse(method)[1] in ARMS["regularizers"]
 
 
 def _usual(method: Method) -> str:

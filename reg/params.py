@@ -53,8 +53,17 @@ def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if list(seeds) != sorted(set(seeds)):
+        raise ValueError("seeds must ascend, each listed once; the first is the main one")
+    return seeds
+
+
 Tasks = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_tasks)]
 Methods = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_methods)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_check_seeds)
+]
 
 
 class Data(Section):
@@ -109,12 +118,22 @@ class Pretrain(Recipe):
 
 
 class TrainReg(Recipe):
-    """Stage `train_reg`; D and G in weights/<profile>/train_reg replace the arm `updated`."""
+    """Stage `train_reg`; D and G in weights/<profile>/train_reg replace the arm `updated`.
 
+    Each arm is trained once for every k of `seeds`, from params.seed + k.
+    """
+
+    seeds: Seeds = (0,)
     lambda_: float = Field(alias="lambda", ge=0)
     form: Form
     scale: float = Field(gt=0)
     start: Literal["random", "denoiser"]
+
+    def record(self) -> dict[str, Any]:
+        """All that decides the result of one training: not how many others there are."""
+        record = super().record()
+        del record["seeds"]
+        return record
 
 
 class TrainGs(Recipe):
@@ -209,11 +228,24 @@ class Diagnose(Section):
 
 
 class FinetuneUnrolled(Recipe):
-    """Stage `finetune_unrolled`: `steps` unrolled steps for one task."""
+    """Stage `finetune_unrolled`: `steps` unrolled steps, trained for each of `tasks`.
 
-    task: Annotated[str, AfterValidator(_check_task)]
+    Every start is trained once for every k of `seeds`, from params.seed + k, at the learning rate
+    that is best among `rate_factors` × `learning_rate` after `trial_iterations`; ReG's also with
+    each number of `sweep_steps`. `supervision` weighs the earlier iterates in the loss.
+    `recompute` bounds memory and changes nothing else, so it is no part of what is dumped.
+    """
+
+    tasks: Tasks
     steps: int = Field(ge=1)
     sigma: float = Field(gt=0)
+    learn_steps: bool = True
+    supervision: float = Field(default=0.0, ge=0)
+    recompute: bool = Field(default=False, exclude=True)
+    seeds: Seeds = (0,)
+    rate_factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)
+    trial_iterations: PositiveInt
+    sweep_steps: tuple[PositiveInt, ...] = ()
 
 
 class Profile(Section):

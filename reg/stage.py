@@ -4,7 +4,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,7 @@ from reg.cpu import keep_freed_memory
 from reg.datasets import load_images
 from reg.errors import InputError
 from reg.evaluation import Job
-from reg.methods import Networks, canonical, load_networks, schedules
+from reg.methods import Networks, canonical, load_networks, retrained, schedules
 from reg.params import Params, read_params
 from reg.provenance import account
 
@@ -47,12 +47,20 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage that runs methods reads, and the key of its unfinished work."""
+    """What a stage that runs methods reads, and the key of its unfinished work.
+
+    `networks` are by training seed, the first one first.
+    """
 
     images: dict[str, Tensor]
-    networks: Networks
+    networks: dict[int, Networks]
     tuned: dict[str, dict[str, dict[str, float]]]
     key: str
+
+    @property
+    def first(self) -> Networks:
+        """The networks of the first training seed."""
+        return next(iter(self.networks.values()))
 
     def job(self, task: str, method: str, **changed: float) -> Job:
         """A method for a task with the parameters that `tune` chose, some of them changed."""
@@ -62,6 +70,11 @@ class Inputs:
                 f"chosen.json: nothing was tuned for {method} on {task}; run `dvc repro tune`"
             )
         return Job(task, method, {**tuned, **changed})
+
+    def jobs(self, task: str, method: str) -> list[Job]:
+        """The same for every training seed; once where the method uses no network of ReG."""
+        job = self.job(task, method)
+        return [replace(job, seed=seed) for seed in self.networks] if retrained(method) else [job]
 
     def schedule(self, task: str, method: str) -> Job:
         """One of PnP-GD's schedules for a task, with what `tune` chose for `pnp-gd`."""

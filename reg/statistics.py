@@ -1,4 +1,4 @@
-"""Paired comparison of two methods on the same images."""
+"""Paired comparison of two methods on the same images, over training seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from reg.errors import InputError
 LEVEL = 0.95
 RESAMPLES = 10_000
 FEW_IMAGES = 10  # below this a percentile interval is visibly too narrow
+FEW_SEEDS = 5  # below this the spread between trainings is hardly known
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of paired differences d_i = a_i - b_i over images, with its bootstrap interval.
+    """Mean of paired differences d_si = a_si - b_si over seeds and images, and its interval.
 
     `low` and `high` bound the mean at the level asked for; they are infinite for a single
     image, because one difference says nothing about its spread. `effect_size` is Cohen's
-    d_z = mean(d) / std(d), None where the spread is zero or unknown.
+    d_z = mean(d) / std(d) over images, d_i being the mean over seeds; None where the spread is
+    zero or unknown.
     """
 
     mean: float
@@ -27,6 +29,7 @@ class PairedDifference:
     high: float
     effect_size: float | None
     images: int
+    seeds: int = 1
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -36,14 +39,19 @@ class PairedDifference:
     @property
     def caution(self) -> str:
         """What a reader must know about the interval when images are few; else empty."""
+        cautions = []
         if self.images == 1:
-            return "one image only: no interval can be computed"
-        if self.images < FEW_IMAGES:
-            return (
+            cautions.append("one image only: no interval can be computed")
+        elif self.images < FEW_IMAGES:
+            cautions.append(
                 f"only {self.images} images: the bootstrap interval is too narrow at this size "
                 "and speaks for these images rather than for photographs in general"
             )
-        return ""
+        if 1 < self.seeds < FEW_SEEDS:
+            cautions.append(
+                f"only {self.seeds} training seeds: how much trainings differ is known roughly"
+            )
+        return "; ".join(cautions)
 
     def text(self, unit: str = "", decimals: int = 2) -> str:
         """`+0.42 dB [+0.10, +0.71]`, for sentences."""
@@ -61,46 +69,54 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean of a - b over images and its percentile bootstrap interval.
+    """Mean of a - b over training seeds and images, and its percentile bootstrap interval.
 
-    Images are drawn with replacement `resamples` times; the interval is the central `level`
-    of the resampled means (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
-    Differences are taken per image first, so that what is hard about an image cancels.
+    Images are drawn with replacement `resamples` times and, independently, training seeds, since
+    every training restores every image (the two-way bootstrap: Owen, Annals of Applied Statistics
+    1, 2007); the interval is the central `level` of the resampled means (Efron & Tibshirani, An
+    Introduction to the Bootstrap, 1993, ch. 13). Differences are taken per image first, so that
+    what is hard about an image cancels.
 
     Args:
-        a, b: one finite number per image, shape (n,), in the same order of images.
+        a, b: finite numbers by seed and image, shape (seeds, n) or, of one seed, (n,), both in
+            the same order of seeds and images.
         level: coverage aimed at, in (0, 1).
         resamples: number of bootstrap samples.
-        seed: of the generator that draws images; the same seed gives the same interval.
+        seed: of the generator that draws images and seeds; the same gives the same interval.
 
     Raises:
         InputError: shapes differ, no image, or a value that is not finite.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or first.size == 0:
+    if first.shape != second.shape or first.ndim not in (1, 2) or first.size == 0:
         raise InputError(
-            f"paired comparison needs one number per image on both sides, "
+            f"paired comparison needs one number per seed and image on both sides, "
             f"not shapes {first.shape} and {second.shape}"
         )
-    difference = first - second
+    difference = np.atleast_2d(first - second)
     if not np.isfinite(difference).all():
         raise InputError("paired comparison needs finite numbers; a NaN or infinity was given")
 
-    n = difference.size
-    mean = float(difference.mean())
+    seeds, n = difference.shape
+    of_images = difference.mean(axis=0)
+    mean = float(of_images.mean())
     if n == 1:
-        return PairedDifference(mean, -np.inf, np.inf, None, 1)
-    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(difference[drawn].mean(axis=1), tails)
-    spread = float(difference.std(ddof=1))
+        return PairedDifference(mean, -np.inf, np.inf, None, 1, seeds)
+    draw = np.random.default_rng(seed)
+    images_drawn = draw.integers(0, n, size=(resamples, n))
+    seeds_drawn = draw.integers(0, seeds, size=(resamples, seeds))
+    share = (seeds_drawn[:, :, None] == np.arange(seeds)).mean(axis=1)  # of each seed in a sample
+    samples = np.take_along_axis(share @ difference, images_drawn, axis=1).mean(axis=1)
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    spread = float(of_images.std(ddof=1))
     # equal differences leave a spread of rounding errors only, which is no spread
-    flat = spread <= 1e-12 * max(1.0, float(np.abs(difference).max()))
-    return PairedDifference(mean, float(low), float(high), None if flat else mean / spread, n)
+    flat = spread <= 1e-12 * max(1.0, float(np.abs(of_images).max()))
+    effect_size = None if flat else mean / spread
+    return PairedDifference(mean, float(low), float(high), effect_size, n, seeds)
 
 
 def mean_over_tasks(per_task: Sequence[ArrayLike]) -> np.ndarray:
-    """Mean over tasks for each image: (n,) arrays in the same order of images → (n,).
+    """Mean over tasks for each seed and image: equal shapes (seeds, n) → (seeds, n).
 
     Resampling these means resamples images with all their tasks, as the tasks of one image
     are not independent.

@@ -181,7 +181,7 @@ def train(
     `measure_start` the first is what `validate` returns before training, as iteration 0.
 
     On several devices each takes an equal share of every batch. The process of the first one
-    validates, writes and returns, the others end here by SystemExit.
+    validates and writes; all return the same log (see `leave_it_to_the_first_process`).
 
     Raises InputError if devices are missing or cannot share a batch evenly, a checkpoint cannot
     be written, or the loss or its gradient is not finite 20 times in a row; single such steps are
@@ -227,19 +227,17 @@ def train(
             raise SystemExit(f"{title}: stopped when it was trained; run the same command to go on")
     _copy(run.average, run.weights)
     objective.cpu()
-    fabric.barrier()
-    if not fabric.is_global_zero:
+    return pd.DataFrame(fabric.broadcast(record.rows))
+
+
+def leave_it_to_the_first_process() -> None:
+    """End every other process of a training: what follows is measured and written once."""
+    if not first_process():
         raise SystemExit(0)
-    return pd.DataFrame(record.rows)
 
 
 def no_log(validate: Validation) -> pd.DataFrame:
-    """The log of a network that was imported: what it measures, at iteration 0.
-
-    Where several processes import it, only the first goes on, as after `train`.
-    """
-    if not first_process():
-        raise SystemExit(0)
+    """The log of a network that was imported: what it measures, at iteration 0."""
     return pd.DataFrame([{"iteration": 0, **validate()}])
 
 

@@ -14,7 +14,7 @@ def work(params: Params) -> Path:
     section, results = params.active.ablate, params.folder("results", "ablate")
     given = inputs(params, "ablate", "test")
     table = evaluate(
-        [given.job(task, method) for task in section.tasks for method in ABLATION],
+        [job for task in section.tasks for method in ABLATION for job in given.jobs(task, method)],
         central_crops(given.images, section.crop),
         given.networks,
         iterations=section.iterations,

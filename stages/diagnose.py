@@ -1,4 +1,7 @@
-"""Stage `diagnose`: MAP residual, Jacobians and step bounds of (D, G) on validation images."""
+"""Stage `diagnose`: MAP residual, Jacobians and step bounds of (D, G) on validation images.
+
+Of the first training seed.
+"""
 
 from pathlib import Path
 
@@ -15,7 +18,7 @@ def work(params: Params) -> Path:
     given = inputs(params, "diagnose", "validation")
     measured = diagnose(
         central_crops(given.images, section.crop),
-        given.networks,
+        given.first,
         given.tuned,
         sigmas=section.sigmas,
         iterations=section.iterations,

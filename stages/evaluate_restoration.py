@@ -18,12 +18,18 @@ def work(params: Params) -> Path:
     starts = measure_starts(
         section.tasks,
         given.images,
+        training_seed=next(iter(given.networks)),
         seed=params.seed,
         pictures=results / "images",
         keep=section.keep_images,
     )
     restored = evaluate(
-        [given.job(task, method) for task in section.tasks for method in section.methods],
+        [
+            job
+            for task in section.tasks
+            for method in section.methods
+            for job in given.jobs(task, method)
+        ],
         given.images,
         given.networks,
         iterations=section.iterations,

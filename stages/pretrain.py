@@ -18,7 +18,7 @@ from reg.networks import (
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
-from reg.training import no_log, seeded, train
+from reg.training import leave_it_to_the_first_process, no_log, seeded, train
 
 
 def given(params: Params) -> Path | None:
@@ -66,6 +66,7 @@ def work(params: Params) -> Path:
             validate=validate,
             log=results / "log.csv",
         )
+    leave_it_to_the_first_process()
     save_network(denoiser, models / "denoiser.safetensors", training)
     write_table(log, results / "log.csv")
     if not weights:

@@ -15,7 +15,7 @@ from reg.networks import load_denoiser
 from reg.params import Params
 from reg.patches import Patches
 from reg.stage import run
-from reg.training import train
+from reg.training import leave_it_to_the_first_process, train
 
 
 def work(params: Params) -> Path:
@@ -41,6 +41,7 @@ def work(params: Params) -> Path:
         ),
         log=results / "log.csv",
     )
+    leave_it_to_the_first_process()
     save_gradient_step(denoiser, models / "denoiser.safetensors", recipe.record())
     write_table(log, results / "log.csv")
     forget(key)

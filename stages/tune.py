@@ -1,4 +1,7 @@
-"""Stage `tune`: step sizes and weights of every method, on validation images, equal budgets."""
+"""Stage `tune`: step sizes and weights of every method, on validation images, equal budgets.
+
+Methods that use ReG are tuned with the networks of its first training seed.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +31,7 @@ def work(params: Params) -> Path:
     trials, chosen = tune(
         pairs(params),
         central_crops(given.images, section.crop),
-        given.networks,
+        given.first,
         trials=section.trials,
         iterations=section.iterations,
         tolerance=section.tolerance,

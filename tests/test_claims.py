@@ -27,8 +27,9 @@ from reg.report.figures import COLOURS
 IMAGES = ("a", "b", "c", "d", "e")
 TASKS = ("deblur-k5-2.55", "sr-x2-2.55", "inpaint-20")
 FILES = {c.id: [f"results/{c.id}.csv"] for c in CLAIMS}
+HEADER = "task,method,seed,image,iteration,metric,value\n"
 
-Row = tuple[str, str, str, int, str, float]
+Row = tuple[str, str, int, str, int, str, float]
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
@@ -48,8 +49,8 @@ def restoration(ahead: float = 0.5, ssim_ahead: float = 0.02) -> pd.DataFrame:
                 ("pnp-admm", 0.0, 0.0),
                 ("tv", 5.0, 0.1),  # uses no network, so it is no rival of the claim
             ):
-                rows.append((task, method, image, 200, "psnr", base + gain))
-                rows.append((task, method, image, 200, "ssim", 0.7 + proxy))
+                rows.append((task, method, 0, image, 200, "psnr", base + gain))
+                rows.append((task, method, 0, image, 200, "ssim", 0.7 + proxy))
     return table(rows)
 
 
@@ -62,10 +63,10 @@ def run(
         for i in range(iterations + 1):
             loss = falls * (1 + 0.01 * k) * max(0.0, 5 * i / iterations - 4)
             psnr = level + 0.1 * k - 10 * np.exp(-i / 20) - loss
-            rows.append((task, method, image, i, "psnr", psnr))
+            rows.append((task, method, 0, image, i, "psnr", psnr))
             if i:
                 step = floor * (1 + 0.1 * k) + 1e-3 * np.exp(-i / 10)
-                rows.append((task, method, image, i, "msd", step))
+                rows.append((task, method, 0, image, i, "msd", step))
     return rows
 
 
@@ -96,7 +97,7 @@ def unrolled(gained: float = 1.0, budgets: tuple[int, int] = (400, 400)) -> pd.D
         for method, gain, budget in zip(
             ("unrolled-reg", "unrolled-random"), (gained + 0.05 * i, 0.0), budgets, strict=True
         ):
-            rows.append(("deblur-k3-2.55", method, image, budget, "psnr", 27.0 + i + gain))
+            rows.append(("deblur-k3-2.55", method, 0, image, budget, "psnr", 27.0 + i + gain))
     return table(rows)
 
 
@@ -111,7 +112,7 @@ def judged(evidence: Evidence, claim: str) -> dict[str, object]:
 
 
 def test_the_ledger_is_the_papers(evidence: Evidence) -> None:
-    ledger = judge_claims(evidence, FILES, seeds=[0, 1])
+    ledger = judge_claims(evidence, FILES)
     assert [c["id"] for c in ledger] == [
         "restoration",
         "visual",
@@ -125,7 +126,7 @@ def test_the_ledger_is_the_papers(evidence: Evidence) -> None:
         assert wanted | {"id", "evidence"} <= set(c)
         assert c["verdict"] == "reproduced"
         assert c["images"] == len(IMAGES)
-        assert c["seeds"] == [0, 1]
+        assert c["seeds"] == [0]
         assert c["evidence"]["files"] == FILES[c["id"]]
         assert c["evidence"]["command"].startswith("dvc repro ")
         assert "only 5 images" in c["caution"]
@@ -249,13 +250,78 @@ def test_unequal_budgets_are_an_error(evidence: Evidence) -> None:
 def test_one_image_never_decides_a_paired_claim(evidence: Evidence) -> None:
     few = restoration()
     few = few[few["image"] == "a"]
-    ledger = judge_claims(replace(evidence, restoration=few), FILES, seeds=[0])
+    ledger = judge_claims(replace(evidence, restoration=few), FILES)
     assert ledger[0]["verdict"] == "inconclusive"
     assert ledger[0]["interval"] is None
 
 
+# --- training seeds ------------------------------------------------------------------------
+
+
+def over_seeds(table: pd.DataFrame, shifts: dict[int, float], *methods: str) -> pd.DataFrame:
+    """The rows of these methods once for every seed, their values shifted by so much."""
+    chosen = table["method"].isin(methods)
+    more = [
+        table[chosen].assign(seed=seed, value=table["value"] + shift)
+        for seed, shift in shifts.items()
+    ]
+    return pd.concat([table[~chosen], *more], ignore_index=True)
+
+
+SHIFTS = {0: 0.0, 1: 0.3, 2: -0.6}  # mean −0.1
+
+
+def test_a_rival_trained_once_stands_beside_every_training_seed(evidence: Evidence) -> None:
+    repeated = over_seeds(evidence.restoration, SHIFTS, "pnp-gd")
+    (entry, *_), one = (
+        judge_claims(replace(evidence, restoration=table), FILES)
+        for table in (repeated, evidence.restoration)
+    )
+    assert entry["seeds"] == [0, 1, 2]
+    assert entry["images"] == len(IMAGES)
+    assert entry["measured"] == pytest.approx(one[0]["measured"] - 0.1)
+    widths = [c["interval"][1] - c["interval"][0] for c in (entry, one[0])]
+    assert widths[0] > 5 * widths[1]
+    assert entry["verdict"] == "inconclusive"  # −0.1 dB with one seed in every resample of three
+    assert "means over 3 training seeds" in entry["evidence"]["why"]
+    assert "training seeds" not in one[0]["evidence"]["why"]
+    assert "only 3 training seeds" in entry["caution"]
+    assert [c["seeds"] for c in one] == [[0]] * 6
+
+
+def test_arms_are_paired_by_training_seed(evidence: Evidence) -> None:
+    # What a seed adds to both arms cancels: the interval is that of one seed.
+    arms = ("pnp-gd@updated", "pnp-gd@fixed")
+    shifted = over_seeds(evidence.ablation, SHIFTS, *arms)
+    found = judged(replace(evidence, ablation=shifted), "update-denoiser")
+    assert found["verdict"] == "reproduced"
+    assert found["measured"] == pytest.approx(1.7)
+    lacking = shifted[(shifted["method"] != "pnp-gd@fixed") | (shifted["seed"] != 2)]
+    with pytest.raises(ClaimError, match=r"different training seeds: \[2\]"):
+        judged(replace(evidence, ablation=lacking), "update-denoiser")
+    lacking = shifted[(shifted["image"] != "c") | (shifted["seed"] != 2)]
+    with pytest.raises(ClaimError, match="image c of seed 2 at iteration 0"):
+        judged(replace(evidence, ablation=lacking), "update-denoiser")
+
+
+def test_all_claims_take_several_training_seeds(evidence: Evidence) -> None:
+    same = dict.fromkeys((0, 1), 0.0)
+    repeated = Evidence(
+        over_seeds(evidence.restoration, same, "pnp-gd"),
+        evidence.convergence,  # of the first seed
+        over_seeds(evidence.ablation, same, "pnp-gd@updated", "pnp-gd@fixed", "pnp-admm@updated"),
+        over_seeds(evidence.unrolled, same, "unrolled-reg", "unrolled-random"),
+    )
+    one, two = (judge_claims(each, FILES) for each in (evidence, repeated))
+    for alone, both in zip(one, two, strict=True):
+        assert both["seeds"] == ([0] if both["id"] == "gd-convergence" else [0, 1])
+        assert (both["verdict"], both["images"]) == (alone["verdict"], alone["images"])
+        numbers = [[c["measured"], *c["interval"], c["effect_size"] or 0] for c in (both, alone)]
+        np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-12)
+
+
 def test_markdown_says_what_the_ledger_says(evidence: Evidence) -> None:
-    ledger = judge_claims(evidence, FILES, seeds=[0])
+    ledger = judge_claims(evidence, FILES)
     text = claims_markdown(ledger, "demo")
     for c in ledger:
         assert f"## {c['id']}: {c['verdict']}" in text
@@ -279,9 +345,10 @@ def test_json_is_rounded_and_free_of_infinities(tmp_path: Path) -> None:
         (None, "no such file"),
         ("", "not a CSV table"),
         ("a,b\n1,2\n", "columns are a,b"),
-        ("task,method,image,iteration,metric,value\n", "has no rows"),
-        ("task,method,image,iteration,metric,value\nt,m,i,0,psnr,high\n", "holds text"),
-        ("task,method,image,iteration,metric,value\n" + 2 * "t,m,i,0,psnr,1\n", "occurs twice"),
+        (HEADER, "has no rows"),
+        (f"{HEADER}t,m,0,i,0,psnr,high\n", "holds text"),
+        (f"{HEADER}t,m,first,i,0,psnr,1\n", "column seed holds text"),
+        (HEADER + 2 * "t,m,0,i,0,psnr,1\n", "occurs twice"),
     ],
 )
 def test_unusable_tables_are_named(tmp_path: Path, text: str | None, message: str) -> None:
@@ -295,7 +362,7 @@ def test_unusable_tables_are_named(tmp_path: Path, text: str | None, message: st
 
 def test_tables_keep_names_that_look_like_missing_values(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    path.write_text("task,method,image,iteration,metric,value\nt,m,NA,0,msd,inf\nt,m,007,0,msd,\n")
+    path.write_text(f"{HEADER}t,m,0,NA,0,msd,inf\nt,m,0,007,0,msd,\n")
     found = read_table(path)
     assert found["image"].tolist() == ["NA", "007"]
     assert np.isinf(found["value"][0])

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from reg.networks import Denoiser
 from reg.operators import Denoising
 from reg.problems import Problem, make_problem
 
-COLUMNS = ["task", "method", "image", "iteration", "metric", "value"]
+COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
 
 
 @pytest.fixture(autouse=True)
@@ -240,11 +241,12 @@ def test_iterations_are_counted_for_each_image() -> None:
 
 def test_curve_rows_number_iterations_from_one() -> None:
     curves = {"psnr": torch.tensor([[20.0, 21.0], [22.0, 23.0]]), "msd": torch.ones(2, 2)}
-    table = long_table(curve_rows(flat_problem(), "red", ["a", "b"], curves))
+    table = long_table(curve_rows(flat_problem(), "red", 2, ["a", "b"], curves))
     assert list(table.columns) == COLUMNS
     assert len(table) == 8
     assert set(table["task"]) == {"denoise-51"}
     assert set(table["method"]) == {"red"}
+    assert set(table["seed"]) == {2}
     wanted = table[(table["metric"] == "psnr") & (table["image"] == "b")]
     assert list(wanted["iteration"]) == [1, 2]
     assert list(wanted["value"]) == [21.0, 23.0]
@@ -252,7 +254,7 @@ def test_curve_rows_number_iterations_from_one() -> None:
 
 def test_final_rows() -> None:
     measured = {"psnr": [20.0, 21.0], "ssim": [0.5, 0.75]}
-    table = long_table(final_rows(flat_problem(), "red", ["a", "b"], 60, measured))
+    table = long_table(final_rows(flat_problem(), "red", 2, ["a", "b"], 60, measured))
     assert list(table.columns) == COLUMNS
     assert set(table["iteration"]) == {60}
     values = table.set_index(["metric", "image"])["value"].to_dict()
@@ -266,7 +268,7 @@ def test_final_rows() -> None:
 
 def test_a_name_for_each_image() -> None:
     with pytest.raises(ValueError, match="argument"):
-        list(final_rows(flat_problem(), "red", ["a"], 1, {"psnr": [20.0, 21.0]}))
+        list(final_rows(flat_problem(), "red", 2, ["a"], 1, {"psnr": [20.0, 21.0]}))
 
 
 def test_an_empty_table_has_the_columns() -> None:
@@ -274,13 +276,13 @@ def test_an_empty_table_has_the_columns() -> None:
 
 
 def test_tables_are_written_alike_with_unix_line_ends(tmp_path: Path) -> None:
-    table = long_table([["sr-x2-2.55", "red", "a", 3, "psnr", 100 / 3]])
+    table = long_table([["sr-x2-2.55", "red", 2, "a", 3, "psnr", 100 / 3]])
     one, two = tmp_path / "new" / "one.csv", tmp_path / "two.csv"
     write_table(table, one)
     write_table(table.copy(), two)
     assert one.read_bytes() == two.read_bytes()
     assert one.read_bytes() == (
-        b"task,method,image,iteration,metric,value\nsr-x2-2.55,red,a,3,psnr,33.3333\n"
+        b"task,method,seed,image,iteration,metric,value\nsr-x2-2.55,red,2,a,3,psnr,33.3333\n"
     )
     assert pd.read_csv(one)["iteration"].dtype == int
 
@@ -341,11 +343,13 @@ JOBS = [
 ITERATIONS = 4
 
 
-def run(networks: Networks, key: str, jobs: list[Job] = JOBS, **options: object) -> pd.DataFrame:
+def run(
+    networks: Networks | dict[int, Networks], key: str, jobs: list[Job] = JOBS, **options: object
+) -> pd.DataFrame:
     return evaluate(
         jobs,
         IMAGES,
-        networks,
+        {0: networks} if isinstance(networks, Networks) else networks,
         iterations=ITERATIONS,
         seed=7,
         precision="fp32",
@@ -428,6 +432,23 @@ def test_pictures_are_the_last_iterates_of_the_tasks_to_keep() -> None:
         torch.testing.assert_close(truth, IMAGES[name], rtol=0, atol=0.51 / 255)
 
 
+def test_jobs_run_on_the_networks_of_their_seed_and_pictures_are_those_of_the_first() -> None:
+    other, job = Networks({}, {"updated": lambda x: 3 * x}), JOBS[0]
+    networks = {4: Shrinking().networks(), 5: other}
+    jobs = [job, replace(job, seed=4), replace(job, seed=5)]
+    table = run(networks, "key", jobs, keep={job.task})
+    untold, first, second = (table[k * len(table) // 3 :][: len(table) // 3] for k in range(3))
+    assert [set(part["seed"]) for part in (untold, first, second)] == [{4}, {4}, {5}]
+    for part, seed in ((untold, 4), (first, 4), (second, 5)):
+        alone = run({seed: networks[seed]}, f"alone {seed}", [replace(job, seed=seed)])
+        pd.testing.assert_frame_equal(part.reset_index(drop=True), alone, check_exact=True)
+    assert not second["value"].equals(first["value"])
+    for name in IMAGES:
+        shown = read_image(Path("pictures", job.task, "pnp-gd", f"{name}.png"))
+        last = expected_curves(job, name)[1].clamp(0, 1)
+        torch.testing.assert_close(shown, last, rtol=0, atol=0.51 / 255)
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_ended() -> None:
     whole = Shrinking()
     expected = run(whole.networks(), "whole")
@@ -484,7 +505,7 @@ def test_what_is_measured_of_an_image_does_not_depend_on_its_batch() -> None:
         table = evaluate(
             JOBS[:1],
             {name: images[name] for name in names},
-            networks,
+            {0: networks},
             iterations=ITERATIONS,
             seed=7,
             precision="fp32",
@@ -505,11 +526,13 @@ def test_starts_are_measured_as_a_method() -> None:
     table = measure_starts(
         ["deblur-k0-2.55", "inpaint-50"],
         IMAGES,
+        training_seed=3,
         seed=7,
         pictures=Path("pictures"),
         keep=["inpaint-50"],
     )
     assert set(table["method"]) == {"start"}
+    assert set(table["seed"]) == {3}
     assert set(table["iteration"]) == {0}
     assert len(table) == 2 * len(IMAGES) * 2
     values = table.set_index(["task", "image", "metric"])["value"].sort_index()

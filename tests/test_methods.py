@@ -25,12 +25,15 @@ from reg.methods import (
     ARMS,
     METHODS,
     Networks,
+    arm_folder,
     begin,
     canonical,
     iterate,
     load_networks,
     method_named,
+    retrained,
     schedules,
+    training_seeds,
 )
 from reg.networks import Denoiser, Regularizer, initialise, save_network
 from reg.problems import Problem, make_problem, parse_task
@@ -405,14 +408,14 @@ def regularizer(seed: int) -> Regularizer:
 def models(tmp_path: Path) -> Path:
     save_network(denoiser(0), tmp_path / "pretrain" / "denoiser.safetensors")
     for k, arm in enumerate(("updated", "fixed"), start=1):
-        folder = tmp_path / "train_reg" / arm
+        folder = tmp_path / "train_reg" / arm / "0"
         save_network(denoiser(k), folder / "denoiser.safetensors")
         save_network(regularizer(10 + k), folder / "regularizer.safetensors")
     return tmp_path
 
 
 def test_networks_are_loaded_by_their_arms(models: Path) -> None:
-    networks = load_networks(models)
+    (networks,) = load_networks(models).values()
     assert set(networks.denoisers) == {"original", "updated", "fixed"}
     assert set(networks.regularizers) == {"updated", "fixed"}
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -423,19 +426,61 @@ def test_networks_are_loaded_by_their_arms(models: Path) -> None:
             torch.testing.assert_close(networks.regularizers[arm](x), regularizer(k)(x))
 
 
+def test_every_training_seed_has_its_networks_beside_those_trained_once(models: Path) -> None:
+    for seed in (10, 2):
+        save_network(denoiser(seed), models / f"train_reg/updated/{seed}/denoiser.safetensors")
+        save_network(
+            regularizer(seed), models / f"train_reg/updated/{seed}/regularizer.safetensors"
+        )
+    by_seed = load_networks(models)
+    assert list(by_seed) == training_seeds(models) == [0, 2, 10]
+    assert training_seeds(models, "fixed") == [0]
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for seed in (2, 10):
+            assert by_seed[seed].denoisers.keys() == {"original", "updated"}
+            assert by_seed[seed].denoisers["original"] is by_seed[0].denoisers["original"]
+            found = by_seed[seed].denoisers["updated"](x, 0.1)
+            torch.testing.assert_close(found, denoiser(seed)(x, 0.1))
+            found = by_seed[seed].regularizers["updated"](x)
+            torch.testing.assert_close(found, regularizer(seed)(x))
+    with pytest.raises(InputError, match=r"'pnp-gd@fixed': no network fixed, must be of updated"):
+        next(iterate("pnp-gd@fixed", problem(), by_seed[2], begin("pnp-gd", "deblur-k5-2.55")))
+
+
+def test_the_folder_of_an_arm_is_that_of_the_first_seed_unless_told(tmp_path: Path) -> None:
+    assert arm_folder(tmp_path, "updated") == tmp_path / "train_reg/updated/0"  # nothing trained
+    for seed in (10, 2):
+        save_network(regularizer(1), tmp_path / f"train_reg/updated/{seed}/regularizer.safetensors")
+    assert arm_folder(tmp_path, "updated") == tmp_path / "train_reg/updated/2"
+    assert arm_folder(tmp_path, "updated", 10) == tmp_path / "train_reg/updated/10"
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        *((name, name.startswith("pnp-gd")) for name in METHODS),
+        *(("pnp-gd@fixed", True), ("pnp-gd+x8", True), ("pnp-admm@updated", True)),
+        *(("red@fixed+x8", True), ("pnp-admm@original", False), ("gs-pnp@gradient-step", False)),
+    ],
+)
+def test_what_reg_training_has_no_part_in_is_not_retrained(method: str, expected: bool) -> None:
+    assert retrained(method) is expected
+
+
 def test_loaded_networks_are_frozen(models: Path) -> None:
-    networks = load_networks(models)
+    (networks,) = load_networks(models).values()
     for network in (*networks.denoisers.values(), *networks.regularizers.values()):
         assert isinstance(network, Denoiser | Regularizer)
         assert not any(weight.requires_grad for weight in network.parameters())
 
 
 def test_the_potential_is_loaded_where_it_was_trained(models: Path) -> None:
-    assert load_networks(models).potentials == {}
+    assert load_networks(models)[0].potentials == {}
     trained = GradientStepDenoiser(CHANNELS, 1)
     initialise(trained, seeded(7))
     save_gradient_step(trained, models / "train_gs" / "denoiser.safetensors", {})
-    networks = load_networks(models)
+    (networks,) = load_networks(models).values()
     assert set(networks.potentials) == {"gradient-step"}
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -451,7 +496,7 @@ def test_every_method_runs_on_loaded_networks(models: Path) -> None:
     save_gradient_step(
         GradientStepDenoiser(CHANNELS, 1), models / "train_gs" / "denoiser.safetensors", {}
     )
-    networks = load_networks(models)
+    (networks,) = load_networks(models).values()
     turned = [f"{name}+x8" for name, method in METHODS.items() if "ers" in method.kind]
     assert len(turned) == 8
     with torch.no_grad():
@@ -463,7 +508,7 @@ def test_every_method_runs_on_loaded_networks(models: Path) -> None:
 
 
 def test_all_methods_of_the_ablation_run_on_loaded_networks(models: Path) -> None:
-    networks = load_networks(models)
+    (networks,) = load_networks(models).values()
     results = [
         next(iterate(method, problem("inpaint-20"), networks, begin(method, "inpaint-20")))
         for method in ABLATION
@@ -478,6 +523,6 @@ def test_a_missing_denoiser_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_wrong_kind_is_named(models: Path) -> None:
-    save_network(denoiser(5), models / "train_reg" / "fixed" / "regularizer.safetensors")
-    with pytest.raises(InputError, match=r"train_reg/fixed/regularizer\.safetensors: holds a den"):
+    save_network(denoiser(5), models / "train_reg" / "fixed" / "0" / "regularizer.safetensors")
+    with pytest.raises(InputError, match=r"fixed/0/regularizer\.safetensors: holds a den"):
         load_networks(models)

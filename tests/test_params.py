@@ -112,6 +112,22 @@ def test_without_the_key_each_profile_has_its_own_lambda(raw: Raw, file: Path) -
     assert read(raw, file).active.train_reg.lambda_ == 1.0
 
 
+def test_a_negative_seed_is_named(raw: Raw, file: Path) -> None:
+    with pytest.raises(InputError, match=r"train_reg\.seeds\.1 = -1: .*greater than or equal to 0"):
+        read(with_value(raw, "train_reg.seeds", [0, -1]), file)
+
+
+def test_how_many_seeds_there_are_is_no_part_of_what_one_training_records(
+    raw: Raw, file: Path
+) -> None:
+    records = [
+        read(with_value(raw, "train_reg.seeds", seeds), file).active.train_reg.record()
+        for seeds in ([0], [0, 1, 5])
+    ]
+    assert records[0] == records[1]
+    assert "seeds" not in records[0]
+
+
 @pytest.mark.parametrize("value", [-1, "much"])
 def test_a_budget_is_a_number_of_megabytes(value: object, raw: Raw, file: Path) -> None:
     raw["data"]["memory_mb"] = value
@@ -183,6 +199,9 @@ def test_a_missing_section_is_named(raw: Raw, file: Path) -> None:
         ("seed", "zero", "integer"),
         ("profile", None, "string"),
         ("train_reg.lambda", -1.0, "greater than or equal to 0"),
+        ("train_reg.seeds", [], "at least 1 item"),
+        ("train_reg.seeds", [0, 0], "each listed once"),
+        ("train_reg.seeds", [1, 0], "seeds must ascend"),
         ("train_reg.form", "plane", "'plain' or 'residual'"),
         ("train_reg.start", "denoise", "'random' or 'denoiser'"),
         ("train_reg.scale", 0, "greater than 0"),
@@ -240,7 +259,7 @@ def test_channels_are_four_positive_numbers(channels: list[Any], raw: Raw, file:
         ("evaluate_restoration.keep_images", ["deblur-k9-2.55"]),
         ("ablate.tasks", ["deblur-k9-2.55"]),
         ("accelerate.tasks", ["sr-x2-2.55", "deblur-k9-2.55"]),
-        ("finetune_unrolled.task", "deblur-k9-2.55"),
+        ("finetune_unrolled.tasks", ["deblur-k9-2.55"]),
     ],
 )
 def test_an_unknown_task_is_named_with_the_grammar(

@@ -34,8 +34,11 @@ def stages() -> set[str]:
 
 
 STAGES = stages()
-WITHOUT_LAMBDA = {"prepare", "pretrain", "train_gs", "train_reg@fixed", "finetune_unrolled@random"}
+WITHOUT_LAMBDA = {"prepare", "pretrain", "train_gs", "train_reg@fixed"} | {
+    f"finetune_unrolled@{start}" for start in ("denoiser", "random", "end-to-end")
+}
 CHANNELS = (4, 4, 8, 8)  # those of the profile
+REG_OUTPUTS = ("models", "results")
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")
 
@@ -195,9 +198,10 @@ def test_every_stage_runs_and_makes_its_outputs(first: Run) -> None:
 
 
 def test_reports_are_for_git_and_the_rest_for_the_cache(first: Run) -> None:
-    untracked = git(first.folder, "status", "--porcelain", "--untracked-files=normal").split("\n")
+    untracked = git(first.folder, "status", "--porcelain", "--untracked-files=all").split("\n")
     names = {line[3:] for line in untracked if line}
-    assert names in ({"dvc.lock", "reports/"}, {"dvc.lock", "reports/tiny/"})
+    assert {"dvc.lock", "reports/tiny/claims.json"} < names
+    assert all(name.startswith("reports/tiny/") for name in names - {"dvc.lock"})
 
 
 def test_all_six_claims_have_a_verdict(first: Run) -> None:
@@ -207,7 +211,8 @@ def test_all_six_claims_have_a_verdict(first: Run) -> None:
     for claim in claims:
         assert claim.keys() >= keys | {"evidence"}
         assert claim["verdict"] in {"reproduced", "not reproduced", "inconclusive"}
-        assert claim["seeds"] == [0]
+        if claim["id"] != "unrolled":  # it has its own repetition
+            assert claim["seeds"] == ([0] if claim["id"] == "gd-convergence" else [0, 1])
         assert all((first.folder / file).exists() for file in claim["evidence"]["files"])
 
 
@@ -250,14 +255,24 @@ def test_time_and_memory_of_every_stage_are_recorded(first: Run) -> None:
 
 def test_the_table_of_restoration_has_every_method_and_task(first: Run) -> None:
     table = (first.folder / "results/tiny/evaluate_restoration/table.csv").read_text()
-    cells = {tuple(line.split(",")[:3]) for line in table.splitlines()[1:]}
+    cells = {tuple(line.split(",")[:4]) for line in table.splitlines()[1:]}
     section = parameters(first.folder)["profiles"]["tiny"]["evaluate_restoration"]
     assert cells == {
-        (task, method, image)
+        (task, method, seed, image)
         for task in section["tasks"]
         for method in ("start", *section["methods"])
+        for seed in ("01" if method.startswith("pnp-gd") else "0")
         for image in ("astronaut", "coffee")
     }
+
+
+def test_training_seeds_differ_and_the_first_has_the_seed_of_all(first: Run) -> None:
+    regularizers = [
+        (first.folder / f"models/tiny/train_reg/{arm}/{seed}/regularizer.safetensors").read_bytes()
+        for arm in ("updated", "fixed")
+        for seed in (0, 1)
+    ]
+    assert len(set(regularizers)) == 4
 
 
 # --- again ---------------------------------------------------------------------------------
@@ -315,7 +330,8 @@ runpy.run_module(stage, run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("stage", "kept", "outputs"),
     [
-        (["train_reg", "updated"], 1, ["models/tiny/train_reg/updated"]),
+        # In the training of the second seed; DVC will have removed what the first one wrote.
+        (["train_reg", "updated"], 3, [f"{kind}/tiny/train_reg/updated" for kind in REG_OUTPUTS]),
         (["tune"], 3, ["results/tiny/tune"]),
         (["evaluate_restoration"], 4, ["results/tiny/evaluate_restoration"]),
     ],
@@ -332,10 +348,15 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.glob(".checkpoints/*/*.pt"))) == kept
     written = [file for output in outputs for file in (folder / output).rglob("*")]
-    assert not any(file.suffix in {".csv", ".json", ".safetensors"} for file in written)
+    results = [file for file in written if file.suffix in {".csv", ".json", ".safetensors"}]
+    assert all("train_reg" in file.parts for file in results)
+    for output in outputs:
+        shutil.rmtree(folder / output, ignore_errors=True)
     done = python(folder, "-m", f"stages.{name}", *arguments)
     assert done.returncode == 0, done.stderr
-    assert name != "train_reg" or "resumed after iteration 10" in done.stdout
+    if name == "train_reg":
+        assert "seed 0: resumed after iteration 20" in done.stdout
+        assert "seed 1: resumed after iteration 10" in done.stdout
     for output in outputs:
         files = [file for file in (first.folder / output).rglob("*") if file.is_file()]
         assert files
@@ -352,7 +373,7 @@ def test_a_sweep_of_lambda_reruns_what_depends_on_it(runs: Runs, first: Run) -> 
     swept = runs.swept.result()
     assert swept.ran == STAGES - WITHOUT_LAMBDA
     assert swept.unchanged == WITHOUT_LAMBDA
-    weights = "models/tiny/train_reg/{}/regularizer.safetensors"
+    weights = "models/tiny/train_reg/{}/1/regularizer.safetensors"
     updated = read_metadata(swept.folder / weights.format("updated"))
     assert updated["training"]["lambda"] == 0.01
     for arm, same in (("updated", False), ("fixed", True)):
@@ -364,7 +385,8 @@ def test_what_a_sweep_leaves_is_what_a_fresh_run_would_make(runs: Runs) -> None:
     # λ is no parameter of train_reg@fixed in dvc.yaml, so that it must not reach its outputs.
     folder = runs.swept.result().folder
     outputs = [folder / "models/tiny/train_reg/fixed", folder / "results/tiny/train_reg/fixed"]
-    files = [file for output in outputs for file in sorted(output.iterdir())]
+    files = [file for output in outputs for file in sorted(output.rglob("*")) if file.is_file()]
+    assert len(files) == 6  # D, G and the log of two training seeds
     before = [file.read_bytes() for file in files]
     for output in outputs:
         shutil.rmtree(output)

@@ -10,15 +10,12 @@ from torch import Tensor
 
 from benchmarks import recipes
 from benchmarks.recipes import TASKS, VARIANTS, WeightedRegObjective
-from reg.datasets import prepare
 from reg.errors import InputError
-from reg.images import write_image
 from reg.losses import RegObjective
-from reg.networks import Denoiser, Regularizer, initialise, save_network
+from reg.networks import Denoiser, Regularizer, initialise
 from reg.report.figures import save_figure
 from reg.training import seeded, train
 
-COMMITTED = Path(__file__).parents[1] / "params.yaml"
 SIZE = ((4, 4, 8, 8), 1)
 BUDGET = 300 * 16 * 64**2
 
@@ -128,31 +125,10 @@ def test_the_figure_is_sorted_and_says_what_diverged() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the profile tiny, prepared, and a denoiser."""
-    text = COMMITTED.read_text(encoding="utf-8").replace("profile: demo", "profile: tiny", 1)
-    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    for seed, (role, side) in enumerate({"train": 136, "validation": 72, "test": 72}.items()):
-        image = torch.rand(1, 3, side, side, generator=seeded(seed))
-        write_image(tmp_path / "images" / role / f"{role}.png", image)
-    prepare(
-        Path("data/tiny/prepare"),
-        photographs={},
-        folders={role: [role] for role in ("train", "validation", "test")},
-        root=tmp_path / "images",
-        sizes=dict.fromkeys(("train", "validation", "test")),
-        crop=128,
-        dead_leaves_count=0,
-        dead_leaves_size=64,
-        seed=0,
-    )
-    denoiser = Denoiser(*SIZE)
-    initialise(denoiser, seeded(0))
-    save_network(denoiser, Path("models/tiny/pretrain/denoiser.safetensors"))
-    # The recipes as they are, but on smaller crops: 16 of 64² take a second even by this network.
+def folder(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipes as they are, but on smaller crops: 16 of 64² take a second even here."""
     monkeypatch.setattr(recipes, "REFERENCE", {**recipes.REFERENCE, "batch": 2, "crop": 32})
-    return tmp_path
+    return prepared
 
 
 def call(*arguments: str) -> Result:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,7 +122,7 @@ def write_potential(seed: int) -> None:
 
 MODELS = Path("models/tiny")
 DENOISER = MODELS / "pretrain" / "denoiser.safetensors"
-REGULARIZER = MODELS / "train_reg" / "updated" / "regularizer.safetensors"
+REGULARIZER = MODELS / "train_reg" / "updated" / "3" / "regularizer.safetensors"
 
 
 @pytest.fixture
@@ -132,9 +133,10 @@ def tiny() -> Params:
     write_potential(0)
     save_network(network(Denoiser, 1), DENOISER)
     for arm in ("updated", "fixed"):
-        folder = MODELS / "train_reg" / arm
-        save_network(network(Denoiser, 2), folder / "denoiser.safetensors")
-        save_network(network(Regularizer, 3), folder / "regularizer.safetensors")
+        for seed in (1, 3):
+            folder = MODELS / "train_reg" / arm / str(seed)
+            save_network(network(Denoiser, 2 + seed), folder / "denoiser.safetensors")
+            save_network(network(Regularizer, 3 + seed), folder / "regularizer.safetensors")
     return read_params(COMMITTED).model_copy(update={"profile": "tiny"})
 
 
@@ -142,9 +144,12 @@ def test_inputs_are_the_images_of_a_role_all_networks_and_what_was_tuned(tiny: P
     given = inputs(tiny, "ablate", "test")
     assert list(given.images) == ["b", "c"]
     assert list(inputs(tiny, "diagnose", "validation").images) == ["a"]
-    assert set(given.networks.denoisers) == {"original", "updated", "fixed"}
-    assert set(given.networks.regularizers) == {"updated", "fixed"}
-    assert set(given.networks.potentials) == {"gradient-step"}
+    assert list(given.networks) == [1, 3]
+    assert given.first is given.networks[1]
+    for networks in given.networks.values():
+        assert set(networks.denoisers) == {"original", "updated", "fixed"}
+        assert set(networks.regularizers) == {"updated", "fixed"}
+        assert set(networks.potentials) == {"gradient-step"}
     assert given.tuned == TUNED
 
 
@@ -166,6 +171,17 @@ def test_a_job_has_the_tuned_parameters_some_of_them_changed(tiny: Params) -> No
     changed = given.job("inpaint-20", "pnp-gd", sigma=9.0, until=25.0)
     assert changed.parameters == {"sigma": 9.0, "curvature": 500.0, "until": 25.0}
     assert given.tuned == TUNED
+
+
+def test_methods_of_reg_have_a_job_for_every_training_seed(tiny: Params) -> None:
+    given = inputs(tiny, "ablate", "test")
+    job = given.job("inpaint-20", "pnp-gd")
+    assert given.jobs("inpaint-20", "pnp-gd") == [replace(job, seed=1), replace(job, seed=3)]
+    assert [job.seed for job in given.jobs("inpaint-20", "red@updated")] == [1, 3]
+    write_tuned({"inpaint-20": {"red": {"sigma": 2.0}}})
+    given = inputs(tiny, "ablate", "test")
+    assert given.jobs("inpaint-20", "red") == [given.job("inpaint-20", "red")]
+    assert given.job("inpaint-20", "red").seed is None
 
 
 def seeded(params: Params) -> Params:

@@ -83,13 +83,86 @@ def test_few_images_are_said_to_be_few() -> None:
     assert few.text("dB").startswith("+1.50 dB [+")
 
 
+# --- training seeds ------------------------------------------------------------------------
+
+
+def one_way(difference: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The bootstrap over images alone, as one seed must have it to the last digit."""
+    drawn = np.random.default_rng(seed).integers(0, difference.size, size=(10_000, difference.size))
+    low, high = np.quantile(difference[drawn].mean(axis=1), [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    return float(low), float(high)
+
+
+@given(numbers)
+@settings(max_examples=10)
+def test_one_seed_is_the_bootstrap_over_images_exactly(values: list[float]) -> None:
+    d = np.asarray(values)
+    expected = d.mean(), *one_way(d)
+    for given_d in (d, d[None]):
+        found = paired_difference(given_d, np.zeros_like(given_d))
+        assert (found.mean, found.low, found.high) == expected
+        assert (found.images, found.seeds) == (len(values), 1)
+
+
+def test_seeds_that_agree_change_nothing() -> None:
+    d = np.random.default_rng(5).normal(size=12)
+    one, three = paired_difference(d, 0 * d), paired_difference([d] * 3, [0 * d] * 3)
+    np.testing.assert_allclose(
+        [three.mean, three.low, three.high, three.effect_size],
+        [one.mean, one.low, one.high, one.effect_size],
+        rtol=1e-12,
+    )
+    assert three.seeds == 3
+
+
+def test_the_interval_of_crossed_seeds_and_images_agrees_with_the_normal_one() -> None:
+    # d_si = μ + seed effect + image effect: the mean's variance is the sum of both.
+    draw = np.random.default_rng(6)
+    seeds, images = draw.normal(0, 1, size=(40, 1)), draw.normal(0, 2, size=(1, 80))
+    d = 0.3 + seeds + images
+    found = paired_difference(d, 0 * d)
+    half = 1.96 * np.sqrt(seeds.var() / 40 + images.var() / 80)
+    assert found.low == pytest.approx(d.mean() - half, abs=0.05)
+    assert found.high == pytest.approx(d.mean() + half, abs=0.05)
+
+
+def test_seeds_widen_the_interval_and_effect_sizes_speak_of_images() -> None:
+    of_images = np.random.default_rng(7).normal(1.0, 0.1, size=30)
+    d = of_images + np.array([[-0.5], [0.0], [0.5]])
+    found = paired_difference(d, 0 * d)
+    alone = paired_difference(of_images, 0 * of_images)
+    assert found.high - found.low > 5 * (alone.high - alone.low)
+    assert found.effect_size == pytest.approx(of_images.mean() / of_images.std(ddof=1))
+
+
+def test_one_image_has_no_interval_however_many_seeds() -> None:
+    found = paired_difference([[1.0], [2.0]], [[0.0], [0.0]])
+    assert (found.mean, found.interval, found.effect_size) == (1.5, None, None)
+
+
+def test_few_seeds_are_said_to_be_few() -> None:
+    d = np.random.default_rng(8).normal(size=(3, 40))
+    assert "only 3 training seeds" in paired_difference(d, 0 * d).caution
+    assert paired_difference(d[:1], 0 * d[:1]).caution == ""
+    both = paired_difference(d[:, :4], 0 * d[:, :4]).caution
+    assert "only 4 images" in both
+    assert "only 3 training seeds" in both
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
-    [([1.0, 2.0], [1.0]), ([], []), ([[1.0]], [[1.0]]), ([np.nan], [1.0]), ([np.inf], [1.0])],
+    [
+        ([1.0, 2.0], [1.0]),
+        ([], []),
+        ([[[1.0]]], [[[1.0]]]),
+        ([[1.0], [2.0]], [1.0]),
+        ([np.nan], [1.0]),
+        ([np.inf], [1.0]),
+    ],
 )
-def test_unusable_numbers_are_refused(a: list[float], b: list[float]) -> None:
+def test_unusable_numbers_are_refused(a: object, b: object) -> None:
     with pytest.raises(InputError, match="paired comparison needs"):
-        paired_difference(a, b)
+        paired_difference(a, b)  # type: ignore[arg-type]
 
 
 def test_mean_over_tasks_is_taken_per_image() -> None:
