@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from reg.iterations import pnp_gd
 from reg.networks import Denoiser, Regularizer, initialise, read_metadata, save_network
 from reg.problems import Problem, make_problem
 from reg.training import seeded
-from reg.unrolled import Unrolled, UnrolledObjective, load_unrolled, save_unrolled
+from reg.unrolled import GAIN, EndToEnd, Unrolled, UnrolledObjective, load_unrolled, save_unrolled
 
 CHANNELS = (4, 4, 8, 8)
 SIGMA, STEP, STEPS = 30 / 255, 0.7, 4
@@ -56,8 +57,8 @@ def test_every_step_has_its_own_length_and_noise_level(task: str) -> None:
     lengths, levels = [0.3, 0.9], [0.2, 0.05]
     x, A = p.start, p.operator
     with torch.no_grad():
-        network.log_step.copy_(torch.tensor(lengths).log())
-        network.log_sigma.copy_(torch.tensor(levels).log())
+        network.log_step.copy_(torch.tensor(lengths).log() / GAIN)
+        network.log_sigma.copy_(torch.tensor(levels).log() / GAIN)
         for mu, sigma in zip(lengths, levels, strict=True):
             gradient = A.A_adjoint(A.A(x) - p.y) + sigma**2 * network.regularizer(x)
             x = x - mu * gradient
@@ -66,8 +67,8 @@ def test_every_step_has_its_own_length_and_noise_level(task: str) -> None:
 
 def test_it_starts_with_the_given_length_and_noise_level() -> None:
     network = unrolled()
-    torch.testing.assert_close(network.log_step.exp(), torch.full((STEPS,), STEP))
-    torch.testing.assert_close(network.log_sigma.exp(), torch.full((STEPS,), SIGMA))
+    torch.testing.assert_close((GAIN * network.log_step).exp(), torch.full((STEPS,), STEP))
+    torch.testing.assert_close((GAIN * network.log_sigma).exp(), torch.full((STEPS,), SIGMA))
 
 
 def test_lengths_and_noise_levels_stay_positive_whatever_the_optimiser_does() -> None:
@@ -83,7 +84,72 @@ def test_lengths_and_noise_levels_stay_positive_whatever_the_optimiser_does() ->
     torch.testing.assert_close(network(p), p.start)
 
 
+@tasks
+def test_any_number_of_steps_may_be_taken(task: str) -> None:
+    network, p = unrolled(steps=2), problem(task)
+    with torch.no_grad():
+        network.log_step.copy_(torch.tensor([0.3, 0.9]).log() / GAIN)
+        network.log_sigma.copy_(torch.tensor([0.2, 0.05]).log() / GAIN)
+        assert torch.equal(network(p, 0), p.start)
+        first, second, third, fourth = islice(network.iterates(p), 4)
+        for count, x in enumerate((first, second, third, fourth), start=1):
+            assert torch.equal(network(p, count), x)
+        assert torch.equal(network(p), second)
+        # Beyond K the last step is taken again.
+        descent = pnp_gd(
+            replace(p, start=second), network.regularizer, sigma=0.05, step=0.9, descent="plain"
+        )
+        for x in (third, fourth):
+            torch.testing.assert_close(x, next(descent), rtol=1e-5, atol=1e-6)
+
+
+def test_steps_that_are_not_learnt_keep_their_values() -> None:
+    network = Unrolled(regularizer(), 2, STEP, SIGMA, learn_steps=False)
+    network(problem("deblur-k5-2.55")).square().mean().backward()
+    assert network.log_step.grad is None
+    assert network.log_sigma.grad is None
+    assert all(weight.grad is not None for weight in network.regularizer.parameters())
+
+
 # --- gradients -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recomputing_changes_no_bit(precision: torch.dtype) -> None:
+    p = problem("deblur-k5-2.55")
+    found = []
+    for recompute in (False, True):
+        network = Unrolled(regularizer(), STEPS, STEP, SIGMA, recompute=recompute)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            x = network(p)
+            loss = (x - p.truth).abs().mean()
+        loss.backward()
+        found.append([x.detach(), *(weight.grad for weight in network.parameters())])
+    for kept, again in zip(*found, strict=True):
+        assert kept is not None
+        assert again is not None
+        assert torch.equal(kept, again)
+
+
+def saved_bytes(steps: int, recompute: bool) -> int:
+    """What autograd keeps for the backward pass of so many steps, each storage counted once."""
+    network, sizes = Unrolled(regularizer(), steps, STEP, SIGMA, recompute=recompute), {}
+    p = problem("deblur-k5-2.55")
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        x = network(p)  # noqa: F841  (its graph must live until all is counted)
+    return sum(sizes.values())
+
+
+def test_recomputing_keeps_the_images_alone() -> None:
+    image = 2 * 3 * 24 * 24 * 4
+    more = saved_bytes(8, recompute=True) - saved_bytes(2, recompute=True)
+    assert more <= 6 * 2 * image
+    assert saved_bytes(8, recompute=False) - saved_bytes(2, recompute=False) > 5 * more
 
 
 @pytest.mark.parametrize("task", ["deblur-k5-2.55", "sr-x2-2.55", "inpaint-20"])
@@ -134,39 +200,80 @@ def clean(count: int = 4) -> Tensor:
     return torch.rand(count, 3, 24, 24, generator=torch.Generator().manual_seed(5))
 
 
+class Spied(Unrolled):
+    """Keeps the problems that it is asked to restore."""
+
+    def __init__(self, steps: int = STEPS) -> None:
+        super().__init__(regularizer(), steps, STEP, SIGMA)
+        self.seen: list[Problem] = []
+
+    def iterates(self, problem: Problem) -> Iterator[Tensor]:
+        self.seen.append(problem)
+        return super().iterates(problem)
+
+
 def test_the_loss_is_the_mean_absolute_error_of_what_is_restored() -> None:
-    network = unrolled()
-    objective = UnrolledObjective(network, "inpaint-20", seed=7)
-    seen: list[Problem] = []
-    keep: Callable[..., None] = lambda _, inputs, __: seen.append(inputs[0])  # noqa: E731
-    network.register_forward_hook(keep)
-    terms = objective(clean(), 3, generators(3))
+    network = Spied()
+    terms = UnrolledObjective(network, "inpaint-20", seed=7)(clean(), 3, generators(3))
     assert list(terms) == ["loss"]
     with torch.no_grad():
-        expected = (network(seen[0]) - clean()).abs().mean(dim=(1, 2, 3))
+        expected = (network(network.seen[0]) - clean()).abs().mean(dim=(1, 2, 3))
     torch.testing.assert_close(terms["loss"].detach(), expected)
-    assert torch.equal(seen[0].truth, clean())
+    assert torch.equal(network.seen[0].truth, clean())
+
+
+def test_deep_supervision_adds_the_mean_error_of_the_iterates_before() -> None:
+    network = Spied()
+    objective = UnrolledObjective(network, "inpaint-20", seed=7, supervision=0.3)
+    loss = objective(clean(), 3, generators(3))["loss"]
+    with torch.no_grad():
+        errors = [
+            (x - clean()).abs().mean(dim=(1, 2, 3))
+            for x in islice(network.iterates(network.seen[0]), STEPS)
+        ]
+    expected = errors[-1] + 0.3 * (errors[0] + errors[1] + errors[2]) / 3
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_a_single_step_has_nothing_to_supervise_before_it() -> None:
+    network = unrolled(steps=1)
+    plain, deep = (
+        UnrolledObjective(network, "inpaint-20", 7, weight)(clean(), 3, generators(3))["loss"]
+        for weight in (0.0, 0.5)
+    )
+    assert torch.equal(plain, deep)
 
 
 def test_noise_is_fresh_for_every_crop_and_iteration_and_repeatable() -> None:
-    network = unrolled(steps=1)
+    network = Spied(steps=1)
     objective = UnrolledObjective(network, "denoise-25", seed=7)
-    noises: list[Tensor] = []
-    keep: Callable[..., None] = lambda _, inputs, __: noises.append(  # noqa: E731
-        inputs[0].y - inputs[0].truth
-    )
-    network.register_forward_hook(keep)
     for iteration in (1, 2, 1):
         objective(clean(), iteration, generators(iteration))
-    first, second, again = noises
+    UnrolledObjective(network, "denoise-25", seed=8)(clean(), 1, generators(1))
+    objective(clean()[2:], 1, generators(1)[2:])  # on another device, in another step
+    first, second, again, reseeded, part = (p.y - p.truth for p in network.seen)
     assert torch.equal(first, again)
     every = torch.cat([first, second]).flatten(1)
     correlation = torch.corrcoef(every) - torch.eye(len(every))
     assert correlation.abs().max() < 0.15  # 1728 pixels each: 6 standard deviations
-    UnrolledObjective(network, "denoise-25", seed=8)(clean(), 1, generators(1))
-    assert not torch.equal(noises[-1], first)
-    objective(clean()[2:], 1, generators(1)[2:])  # on another device, in another step
-    torch.testing.assert_close(noises[-1], first[2:])
+    assert not torch.equal(reseeded, first)
+    torch.testing.assert_close(part, first[2:])
+
+
+# --- the rival -----------------------------------------------------------------------------
+
+
+@tasks
+def test_end_to_end_is_one_pass_over_the_start(task: str) -> None:
+    network, p = EndToEnd(regularizer().network), problem(task)
+    assert network.steps == 1
+    with torch.no_grad():
+        (only,) = network.iterates(p)
+        assert torch.equal(network(p), only)
+        assert torch.equal(only, network.network(p.start))
+    loss = UnrolledObjective(network, task, 7, 0.5)(clean(), 3, generators(3))["loss"]
+    loss.mean().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
 
 
 def test_a_few_iterations_of_training_lower_the_loss() -> None:
@@ -204,6 +311,15 @@ def test_a_saved_network_restores_alike(tmp_path: Path) -> None:
     assert about["training"] == {"learning_rate": 1e-3}
     save_unrolled(loaded, again, {"learning_rate": 1e-3})
     assert path.read_bytes() == again.read_bytes()
+
+
+def test_a_rival_is_saved_with_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rival.safetensors"
+    save_unrolled(EndToEnd(regularizer().network), path, {})
+    about = read_metadata(path)
+    assert (about["kind"], about["steps"], about["channels"]) == ("end-to-end", 1, list(CHANNELS))
+    with pytest.raises(InputError, match="holds a end-to-end, a unrolled"):
+        load_unrolled(path)
 
 
 @pytest.mark.parametrize("network", [Denoiser(CHANNELS, 1), Regularizer(CHANNELS, 1)])

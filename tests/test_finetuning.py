@@ -1,0 +1,172 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from reg import finetuning
+from reg.evaluation import restoration_validation
+from reg.finetuning import Bench, Training, begin, choose_rate, finetune, measure_steps
+from reg.iterations import pnp_gd
+from reg.metrics import psnr
+from reg.networks import Denoiser, Regularizer, initialise
+from reg.problems import make_problem
+from reg.training import Recipe, seeded
+from reg.unrolled import Unrolled
+
+CHANNELS = (4, 4, 8, 8)
+TASK = "deblur-k5-2.55"
+TRAINING = Training(TASK, 2, 0, 4, 1e-3)
+
+
+def denoiser() -> Denoiser:
+    network = Denoiser(CHANNELS, 1)
+    initialise(network, seeded(1))
+    return network
+
+
+def trained() -> Regularizer:
+    network = Regularizer(CHANNELS, 1, scale=20.0)
+    initialise(network, seeded(2))
+    return network
+
+
+def images(count: int, side: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return {f"image {k}": torch.rand(1, 3, side, side, generator=draw) for k in range(count)}
+
+
+def bench(key: str = "key") -> Bench:
+    draw = np.random.default_rng(0)
+    return Bench(
+        title="reg",
+        recipe=Recipe(
+            iterations=9, batch=2, crop=16, learning_rate=1.0, validate_every=2, precision="fp32"
+        ),
+        build=lambda training: Unrolled(trained(), training.steps, step=1.0, sigma=0.02),
+        images=list(draw.integers(256, size=(2, 24, 24, 3), dtype=np.uint8)),
+        validation=images(1, 24),
+        supervision=0.0,
+        seed=5,
+        key=key,
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def weights(network: torch.nn.Module) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+
+# --- starts --------------------------------------------------------------------------------
+
+
+def test_reg_begins_with_a_copy_of_the_trained_weights() -> None:
+    source = trained()
+    found = begin(source, "reg", "plain", 1.0, 0)
+    assert torch.equal(weights(found), weights(source))
+    assert (found.form, found.scale) == ("plain", 20.0)
+    with torch.no_grad():
+        next(found.parameters()).zero_()
+    assert not torch.equal(weights(found), weights(source))
+
+
+def test_denoiser_begins_as_the_residual_of_red() -> None:
+    source, image = denoiser(), images(1, 24)["image 0"]
+    found = begin(source, "denoiser", "plain", 20.0, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(found(image), 20.0 * (image - source(image, 0.0)))
+
+
+@pytest.mark.parametrize("start", ["random", "end-to-end"])
+def test_random_starts_have_the_size_of_the_denoiser_and_weights_of_the_seed(start: str) -> None:
+    one, same, other = (
+        begin(denoiser(), start, "plain", 20.0, seed)  # type: ignore[arg-type]
+        for seed in (7, 7, 8)
+    )
+    assert torch.equal(weights(one), weights(same))
+    assert not torch.equal(weights(one), weights(other))
+    assert (one.network.channels, one.network.blocks) == (CHANNELS, 1)
+    assert (one.form, one.scale) == ("plain", 20.0)
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+def test_the_log_begins_before_training() -> None:
+    restore, log = finetune(bench(), replace(TRAINING, learning_rate=0.1))
+    assert log["iteration"].tolist() == [0, 2, 4]
+    untrained = bench().build(TRAINING)
+    begun, ended = (
+        restoration_validation(network, TASK, bench().validation, 5, "fp32")()["psnr"]
+        for network in (untrained, restore)
+    )
+    assert log["psnr"].iloc[0] == pytest.approx(begun, abs=1e-4)
+    assert log["psnr"].iloc[-1] == pytest.approx(ended, abs=1e-4)
+    assert begun != pytest.approx(ended, abs=1e-3)
+
+
+def test_a_finished_training_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore, log = finetune(bench(), TRAINING)
+    assert not list(Path(".checkpoints/key").glob("*/*.pt"))  # the unfinished part of it is gone
+    monkeypatch.setattr(finetuning, "train", lambda *_, **__: pytest.fail("trained again"))
+    again, same = finetune(bench(), TRAINING)
+    assert torch.equal(weights(restore), weights(again))
+    pd.testing.assert_frame_equal(log, same)
+
+
+def test_trainings_differ_by_seed_and_by_nothing_that_was_run_before() -> None:
+    first, _ = finetune(bench(), TRAINING)
+    other, _ = finetune(bench(), Training(TASK, 2, 1, 4, 1e-3))
+    again, _ = finetune(bench("another"), TRAINING)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_the_rate_of_the_best_trial_is_chosen() -> None:
+    rates = [1e-5, 1e-3, 1e9]
+    rate, trials = choose_rate(bench(), Training(TASK, 2, 0, 3, 0.0), rates)
+    assert trials["learning_rate"].tolist() == rates
+    assert rate == trials.loc[trials["psnr"].fillna(-math.inf).idxmax(), "learning_rate"]
+    assert rate < 1
+    assert set(trials["task"]) == {TASK}
+
+
+def test_a_rate_at_which_the_network_diverges_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    levels = {0.1: math.nan, 0.2: 20.0, 0.3: 25.0, 0.4: math.nan}
+
+    def logged(_: Bench, training: Training) -> tuple[None, pd.DataFrame]:
+        return None, pd.DataFrame({"psnr": [10.0, levels[training.learning_rate]]})
+
+    monkeypatch.setattr(finetuning, "finetune", logged)
+    assert choose_rate(bench(), TRAINING, list(levels))[0] == 0.3
+
+
+# --- measuring -----------------------------------------------------------------------------
+
+
+def test_psnr_by_number_of_steps() -> None:
+    network, tests = bench().build(TRAINING), images(3, 24)
+    assert isinstance(network, Unrolled)
+    table = measure_steps(network, TASK, tests, counts=[0, 1, 3], seed=5, precision="fp32")
+    assert table.columns.tolist() == ["task", "trained", "steps", "image", "psnr"]
+    assert len(table) == 9
+    assert set(table["trained"]) == {2}
+    for name, image in tests.items():
+        problem = make_problem(TASK, image, [name], 5)
+        descent = pnp_gd(problem, network.regularizer, sigma=0.02, step=1.0)
+        with torch.no_grad():
+            xs = [problem.start, next(descent), next(descent), next(descent)]
+        mine = table[table["image"] == name].set_index("steps")["psnr"]
+        for count in (0, 1, 3):
+            assert mine[count] == pytest.approx(float(psnr(xs[count], image)), abs=1e-3)
