@@ -6,6 +6,7 @@ from reg.console import say
 from reg.params import Params, read_params
 from reg.provenance import write_provenance
 from reg.report import make_report
+from reg.report.document import compile_document
 from reg.stage import run
 
 
@@ -19,14 +20,22 @@ def work(params: Params) -> Path:
         params.folder("data"),
         reports,
         tuning_trials=params.active.tune.trials,
-        seeds=[params.seed],
         settings={
             "λ": train_reg.lambda_,
             "form of G": f"{train_reg.form}, scale {train_reg.scale:g}, start {train_reg.start}",
+            "training seeds of ReG": f"{', '.join(map(str, train_reg.seeds))}; methods are tuned "
+            f"with the networks of {train_reg.seeds[0]}",
         },
+        parameters={
+            "all stages": {"seed": params.seed, "lambda": params.lambda_},
+            **params.active.model_dump(mode="json", by_alias=True),
+        },
+        lambda_=train_reg.lambda_,
+        cropped=bool(params.data.root),  # photographs of others are not given away whole
     )
     for claim in ledger:
         say(f"  {claim['id']}: {claim['verdict']}")
+    compile_document(reports / "report.tex")
     return reports / "index.md"
 
 

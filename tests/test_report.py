@@ -7,18 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import skimage.data
+from matplotlib.figure import Figure
 from PIL import Image
 
 from reg.claims import COLUMNS, ClaimError, read_csv
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
-from reg.report import figures, findings, make_report, tables
+from reg.images import Pixels
+from reg.report import figures, findings, make_report, tables, unrolled
+from reg.report.unrolled import LOG_COLUMNS, STEPS_COLUMNS
 
 TASKS = {"deblur-k5-2.55": 26.0, "deblur-k7-7.65": 23.0, "sr-x2-2.55": 27.0, "inpaint-20": 24.0}
 METHODS = {
@@ -41,7 +46,7 @@ SCHEDULES = {
 ABLATION = ("deblur-k3-2.55", "inpaint-20")
 TEST_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 
-Row = tuple[str, str, str, int, str, float]
+Row = tuple[str, str, int, str, int, str, float]
 
 
 def fake_results(
@@ -61,14 +66,14 @@ def fake_results(
                 psnr = level + difficulty + gain + draw.normal(scale=0.15)
                 n = 0 if method == "start" else 300
                 rows += [
-                    (task, method, image, n, "psnr", psnr),
-                    (task, method, image, n, "ssim", 1 / (1 + np.exp(-psnr / 9))),
+                    (task, method, 0, image, n, "psnr", psnr),
+                    (task, method, 0, image, n, "ssim", 1 / (1 + np.exp(-psnr / 9))),
                 ]
                 if method != "start":
                     rows += [
-                        (task, method, image, n, "psnr_best", psnr + 0.1),
-                        (task, method, image, n, "psnr_unclipped", psnr - 0.2),
-                        (task, method, image, n, "iterations", 40.0),
+                        (task, method, 0, image, n, "psnr_best", psnr + 0.1),
+                        (task, method, 0, image, n, "psnr_unclipped", psnr - 0.2),
+                        (task, method, 0, image, n, "iterations", 40.0),
                     ]
                 if task == "inpaint-20":
                     folder = results / "evaluate_restoration" / "images" / task / method
@@ -94,7 +99,7 @@ def fake_results(
                 ("pnp-admm@updated", 28.7, 0.0),
             ):
                 curve = _curve(task, method, image, iterations, level, falls, draw)
-                rows += [*curve, (task, method, image, iterations, "ssim", 0.8)]
+                rows += [*curve, (task, method, 0, image, iterations, "ssim", 0.8)]
                 folder = results / "ablate" / "images" / task
                 _save(folder / method / f"{image}.png", _noisy(truth, level, draw))
                 _save(folder / "truth" / f"{image}.png", truth)
@@ -103,14 +108,7 @@ def fake_results(
     _write(results / "accelerate" / "table.csv", _fake_acceleration(tuple(TASKS)))
     _fake_diagnostics(results / "diagnose" / "table.csv", draw)
 
-    for start, level in (("reg", 28.0), ("random", 27.0)):
-        folder = results / "finetune_unrolled" / start
-        rows = []
-        for image in truths:
-            psnr = level + draw.normal(scale=0.3) + 2 * len(image) % 5
-            rows.append(("deblur-k3-2.55", f"unrolled-{start}", image, 400, "psnr", psnr))
-            rows.append(("deblur-k3-2.55", f"unrolled-{start}", image, 400, "ssim", psnr / 40))
-        _write(folder / "table.csv", rows)
+    _fake_unrolled(results / "finetune_unrolled", truths, draw)
 
     trials = [
         (task, method, json.dumps({"sigma": sigma, "step": 0.1}), 25 - abs(sigma - 5.1))
@@ -141,10 +139,10 @@ def _fake_acceleration(tasks: tuple[str, ...], missing_task: str = "") -> list[R
                 psnr = 25.0 + k - 12 * np.exp(-i / time) - missing
                 for metric, values in (("psnr", psnr), ("msd", np.exp(-i / time))):
                     rows += [
-                        (task, schedule, image, j, metric, value)
+                        (task, schedule, 0, image, j, metric, value)
                         for j, value in zip(i.tolist(), values.tolist(), strict=True)
                     ]
-                rows.append((task, schedule, image, n, "ssim", 0.8))
+                rows.append((task, schedule, 0, image, n, "ssim", 0.8))
     return rows
 
 
@@ -191,9 +189,43 @@ def _fake_logs(results: Path, draw: np.random.Generator) -> None:
     log(results / "train_gs" / "log.csv", {"loss": (0.1, 0.02), **levels})
     for arm, residual in (("updated", 0.5), ("fixed", 0.8), ("updated-residual", 0.4)):
         levels = {"loss": (0.1, 0.02), "map_residual": (1.0, residual), **denoising}
-        log(results / "train_reg" / arm / "log.csv", levels)
-    for start, level in (("reg", 28.0), ("random", 27.0)):
-        log(results / "finetune_unrolled" / start / "log.csv", {"psnr": (20.0, level)})
+        log(results / "train_reg" / arm / "0" / "log.csv", levels)
+
+
+UNROLLED = {"reg": 28.0, "denoiser": 27.5, "random": 27.0, "end-to-end": 25.0}
+
+
+def _fake_unrolled(folder: Path, truths: dict[str, Pixels], draw: np.random.Generator) -> None:
+    task = "inpaint-20"
+    for start, level in UNROLLED.items():
+        rows: list[tuple[object, ...]] = []
+        for seed in (0, 1):
+            for image in truths:
+                psnr = level + draw.normal(scale=0.3) + 2 * len(image) % 5
+                rows.append((task, f"unrolled-{start}", seed, image, 400, "psnr", psnr))
+                rows.append((task, f"unrolled-{start}", seed, image, 400, "ssim", psnr / 40))
+        _write(folder / start / "table.csv", rows)
+        logs = pd.DataFrame(
+            [
+                (k, 20 + (level - 20) * k / 400 + 0.1 * seed, 0.1, 1e-3, task, steps, seed)
+                for steps, seed in ((4, 0), (4, 1), (2, 0))
+                for k in (0, 100, 400)
+            ],
+            columns=LOG_COLUMNS,
+        )
+        logs.to_csv(folder / start / "logs.csv", index=False)
+        for image, truth in truths.items():
+            _save(folder / start / "images" / task / f"{image}.png", _noisy(truth, 5.0, draw))
+    counts = pd.DataFrame(
+        [
+            (task, trained, steps, image, 20.0 + steps)
+            for trained, run in ((4, range(9)), (2, [2]))
+            for steps in run
+            for image in truths
+        ],
+        columns=STEPS_COLUMNS,
+    )
+    counts.to_csv(folder / "reg" / "steps.csv", index=False)
 
 
 def _fake_diagnostics(path: Path, draw: np.random.Generator) -> None:
@@ -237,10 +269,10 @@ def _curve(
     msd = 1e-3 * np.exp(-i / 20) + (1e-5 if falls else 1e-9) * np.exp(
         draw.normal(scale=0.3, size=n)
     )
-    rows: list[Row] = [(task, method, image, 0, "psnr", float(psnr[0] - 1))]
+    rows: list[Row] = [(task, method, 0, image, 0, "psnr", float(psnr[0] - 1))]
     for j in range(n):
-        rows.append((task, method, image, j + 1, "psnr", float(psnr[j])))
-        rows.append((task, method, image, j + 1, "msd", float(msd[j])))
+        rows.append((task, method, 0, image, j + 1, "psnr", float(psnr[j])))
+        rows.append((task, method, 0, image, j + 1, "msd", float(msd[j])))
     return rows
 
 
@@ -269,7 +301,6 @@ def report(root: Path, reports: str = "reports/tiny") -> list[dict[str, object]]
             Path("data/tiny"),
             Path(reports),
             tuning_trials=12,
-            seeds=[0],
             settings={"λ": 1.0},
         )
 
@@ -295,6 +326,20 @@ def broken(tree: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of figures that are drawn from now on; what is written is small, as writing is slow."""
+    names: list[str] = []
+
+    def save(draw: Callable[[], Figure], stem: Path) -> None:
+        draw()
+        names.append(stem.name)
+        Image.new("RGB", (4, 4)).save(stem.with_suffix(".png"))
+
+    monkeypatch.setattr(figures, "save_figure", save)
+    return names
+
+
 FIGURES = (
     "restoration",
     "inpainting",
@@ -304,6 +349,7 @@ FIGURES = (
     "diagnostics",
     "update_denoiser",
     "unrolled",
+    "unrolled_inpaint-20",
     "training",
     "data",
 )
@@ -314,15 +360,17 @@ TABLES = (
     "ablation",
     "diagnostics",
     "unrolled",
+    "worth",
     "denoiser",
     "tuning",
 )
 
 
 def test_everything_is_written(tree: Path) -> None:
-    expected = {"claims.json", "claims.md", "metrics.json", "index.md"}
+    expected = {"claims.json", "claims.md", "metrics.json", "index.md", "index.html", "report.tex"}
     expected |= {f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")}
     expected |= {f"tables/{name}.{kind}" for name in TABLES for kind in ("tex", "csv")}
+    expected.add("tables/restoration_intervals.tex")
     written = contents(tree / "reports" / "tiny")
     assert set(written) == expected
     assert sum(map(len, written.values())) < 6e6
@@ -388,14 +436,31 @@ def test_latex_and_csv_hold_the_same_numbers(tree: Path) -> None:
         assert f"{row.mean:.3f}" in tex
 
 
-@pytest.mark.parametrize("name", TABLES)
+def test_intervals_are_those_of_the_difference_to_pnp_gd(tree: Path) -> None:
+    folder = tree / "reports" / "tiny" / "tables"
+    tex = (folder / "restoration_intervals.tex").read_text()
+    numbers = pd.read_csv(folder / "restoration.csv").set_index(["task", "method", "metric"])
+    for task in TASKS:
+        for metric, decimals in (("psnr", 2), ("ssim", 3)):
+            means = numbers.loc[(task, slice(None), metric), "mean"].droplevel(["task", "metric"])
+            row = numbers.loc[(task, "red", metric)]
+            assert row["difference"] == pytest.approx(means["red"] - means["pnp-gd"], abs=1e-4)
+            assert row["low"] < row["difference"] < row["high"]
+            printed = f"[{row['low']:+.{decimals}f}, {row['high']:+.{decimals}f}]"
+            assert printed.replace("-", "$-$") in tex
+    assert numbers.loc[(slice(None), "pnp-gd"), "low"].isna().all()
+    assert numbers.loc[(slice(None), slice(None), "psnr_best"), "low"].isna().all()
+
+
+@pytest.mark.parametrize("name", [*TABLES, "restoration_intervals"])
 def test_latex_is_plain_booktabs(tree: Path, name: str) -> None:
     tex = (tree / "reports" / "tiny" / "tables" / f"{name}.tex").read_text()
     assert tex.isascii()
     assert tex.count("{") == tex.count("}")
-    columns = len(re.search(r"@\{\}([lr]+)@\{\}", tex)[1])  # type: ignore[index]
+    form = re.search(r"\\begin\{tabular\}\{@\{\}(.+)@\{\}\}", tex)[1]  # type: ignore[index]
+    columns = len(re.sub(r"S\[table-format=\{.*?\}\]", "S", form))
     body = tex.split("\\toprule")[1].split("\\bottomrule")[0]
-    for line in re.findall(r"^ *(.*?) \\\\$", body, re.MULTILINE):
+    for line in re.findall(r"^ {4}(.*?) \\\\(?:\[.*\])?$", body, re.MULTILINE):
         if "multicolumn" not in line:
             assert len(re.findall(r"(?<!\\)&", line)) == columns - 1, line
     commands = set(re.findall(r"\\([a-zA-Z]+)", tex))
@@ -412,7 +477,9 @@ def test_latex_is_plain_booktabs(tree: Path, name: str) -> None:
             "emph",
             "shortstack",
         ),
-        *("textbf", "underline", "sigma", "times", "lambda", "mu", "to", "dagger"),
+        *("textbf", "underline", "sigma", "times", "lambda", "mu", "to", "textdagger"),
+        *("sisetup", "scriptsize", "tiny", "bfseries", "secondbest"),
+        *("ProvideDocumentCommand", "rlap", "phantom", "kern"),  # what \secondbest is
     }
 
 
@@ -429,8 +496,10 @@ def test_best_is_bold_and_second_underlined_and_equals_share() -> None:
 
 
 def test_latex_text_escapes_what_tex_would_read() -> None:
-    assert tables.latex_text("20 %, σₙ_√2 & ×2") == r"20 \%, $\sigma_n$\_$\surd$2 \& $\times$2"
+    assert tables.latex_text("20 %, σₙ_√2 & ×2") == r"20~\%, $\sigma_n$\_$\surd$2 \& $\times$2"
     assert tables.latex_text("a\\b{c}") == r"a\textbackslash{}b\{c\}"
+    assert tables.latex_text("PnP-GD k-3: -0.1 [-2]") == "PnP-GD k-3: $-$0.1 [$-$2]"
+    assert tables.latex_text("Größe 中") == r"Gro\ss{}e [U+4E2D]"
 
 
 def test_labels_at_line_ends_keep_their_order_and_distance() -> None:
@@ -445,9 +514,9 @@ def test_a_diverged_run_does_not_squeeze_the_others() -> None:
     draw = np.random.default_rng(0)
     rows = _curve("inpaint-20", "pnp-gd", "a", 50, 28.0, 0.0, draw)
     lost = {"psnr": 0.0, "msd": float("inf")}
-    for task, _, image, iteration, metric, value in list(rows):
+    for task, _, seed, image, iteration, metric, value in list(rows):
         after = lost[metric] if iteration > 25 else value
-        rows.append((task, "pnp-admm", image, iteration, metric, after))
+        rows.append((task, "pnp-admm", seed, image, iteration, metric, after))
     figure = figures.draw_iterations(pd.DataFrame(rows, columns=COLUMNS), ["inpaint-20"])
     psnr, msd = figure.axes
     assert 28 < psnr.get_ylim()[1] < 32
@@ -468,7 +537,7 @@ def test_the_diagnostics_table_prints_means_of_images(tree: Path) -> None:
     # a task that was tuned for one pair alone has no number for the other
     alone = re.findall(r"Super-resolution.* & (.*) & (.*) ", printed)
     assert len(alone) == 3
-    assert {fixed for fixed, _ in alone} == {"--"}
+    assert {fixed for fixed, _ in alone} == {"{--}"}
     assert all(float(updated) > 0 for _, updated in alone)
     # and one that was tuned for both has one line, whatever σ they took
     both = re.findall(r"Inpainting.* & (.*) & (.*) ", printed)
@@ -573,7 +642,9 @@ def test_the_page_says_what_figures_say(tree: Path) -> None:
     diagnostics = pd.read_csv(tree / "results/tiny/diagnose/table.csv")
     assert f"**What it says.** {findings.acceleration_says(accelerated)}" in page
     assert f"**What it says.** {findings.diagnostics_says(diagnostics)}" in page
-    assert page.count("**What it says.**") == 2
+    logs = unrolled.read_logs(tree / "results/tiny/finetune_unrolled")
+    assert f"**What it says.** {unrolled.unrolled_says(logs)}" in page
+    assert page.count("**What it says.**") == 3
 
 
 def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
@@ -702,7 +773,7 @@ def test_imported_weights_have_a_lone_measurement_and_no_iterations() -> None:
     log = pd.DataFrame({"iteration": 0, "metric": list(metrics), "value": list(metrics.values())})
     (row,) = tables.denoiser_sheet(log, log, {}).numbers.head(1).to_dict("records")
     assert row == {"denoiser": "Pre-trained D", "iterations": 0, **metrics}
-    dots = figures.draw_training(log, log, {"updated": log}).axes[0].lines
+    dots = figures.draw_training(log, log, {"updated": log.assign(seed=0)}).axes[0].lines
     assert [line.get_marker() for line in dots] == ["o", "o", "o"]
 
 
@@ -714,14 +785,128 @@ def test_the_zoom_finds_the_detail() -> None:
     assert 45 <= column <= 49
 
 
-def test_more_methods_and_other_tasks_need_no_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# --- training seeds and the sweep -----------------------------------------------------------
+
+
+def with_second_seed(table: pd.DataFrame, shift: float, *methods: str) -> pd.DataFrame:
+    """The same, and of some methods a second training seed, `shift` dB better."""
+    rows = table[table["method"].isin(methods)]
+    shifted = rows["value"] + shift * rows["metric"].str.startswith("psnr")
+    return pd.concat([table, rows.assign(seed=1, value=shifted)], ignore_index=True)
+
+
+def test_training_seeds_are_averaged_and_widen_the_intervals(tree: Path) -> None:
+    table = read_csv(tree / "results/tiny/evaluate_restoration/table.csv", COLUMNS)
+    both = with_second_seed(table, 1.0, "pnp-gd")
+    keys = ["task", "method", "image", "metric"]
+    one, two = (figures.last_by_image(each).set_index(keys)["value"] for each in (table, both))
+    assert one.index.equals(two.index)
+    psnr = one.index.get_level_values("metric").str.startswith("psnr")
+    ours = one.index.get_level_values("method") == "pnp-gd"
+    np.testing.assert_allclose(two - one, np.where(psnr & ours, 0.5, 0.0), atol=1e-12)
+    assert findings.seeds_say(table) == ""
+    said = findings.seeds_say(both)  # 0 and 1 dB lie √½ dB around their mean
+    assert "mean over 2 training seeds" in said
+    assert "at most 0.71 dB" in said
+    assert tables.restoration_sheet(both).caption.endswith(said)
+
+    def bars(of: pd.DataFrame) -> np.ndarray:
+        (axis,) = figures.draw_restoration(of).axes
+        lines = [np.asarray(line.get_xdata(), float) for line in axis.lines if line.get_lw() == 2.5]
+        return np.array(lines)
+
+    narrow, wide = bars(table), bars(both)
+    np.testing.assert_allclose(wide.mean(axis=1), narrow.mean(axis=1) - 0.5, atol=0.2)
+    assert (np.ptp(wide, axis=1) > np.ptp(narrow, axis=1) + 0.5).all()
+
+
+def test_curves_of_seeds_are_averaged_the_step_geometrically() -> None:
+    rows = [
+        ("sr-x2-2.55", "pnp-gd", seed, image, 1, metric, value)
+        for image in ("a", "b")
+        for seed, psnr, msd in ((0, 20.0, 1e-2), (1, 30.0, 1e-6))
+        for metric, value in (("psnr", psnr), ("msd", msd))
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    assert figures.wide(table, "sr-x2-2.55", "pnp-gd", "psnr").to_numpy().tolist() == [[25.0, 25.0]]
+    steps = figures.wide(table, "sr-x2-2.55", "pnp-gd", "msd")
+    np.testing.assert_allclose(steps, [[1e-4, 1e-4]])
+    assert figures.wide(table, "sr-x2-2.55", "red", "psnr").empty
+
+
+def test_logs_of_seeds_are_thin_lines_around_their_mean() -> None:
+    logs = [
+        pd.DataFrame({"iteration": [1, 2], "metric": "psnr25", "value": [20.0, 28.0 + 2 * seed]})
+        for seed in (0, 1)
+    ]
+    arm = pd.concat([log.assign(seed=seed) for seed, log in enumerate(logs)], ignore_index=True)
+    axis = figures.draw_training(logs[0], logs[0], {"updated": arm}).axes[2]
+    ends = {(line.get_lw(), np.asarray(line.get_ydata())[-1]) for line in axis.lines[:3]}
+    assert ends == {(mpl.rcParams["lines.linewidth"], 29.0), (0.5, 28.0), (0.5, 30.0)}
+    assert "D updated\n29.00" in {text.get_text() for text in axis.texts}
+
+
+def fake_sweep() -> pd.DataFrame:
+    rows: list[tuple[float, int, str, str, str, float]] = []
+    for value, level, residual, lost in ((0.01, 20.0, 0.9, 9.0), (1.0, 25.0, 0.5, 0.5)):
+        rows += [
+            (value, 300, "denoiser", "denoise-25", "psnr", 30.0),
+            (value, 300, "denoiser", "denoise-25", "map_residual", residual),
+        ]
+        for k, task in enumerate(("deblur-k5-2.55", "sr-x2-2.55", "inpaint-20")):
+            rows += [
+                (value, 300, "pnp-gd", task, "psnr", level + k),
+                (value, 300, "pnp-admm@updated", task, "psnr", 26.0 - lost * (k == 1)),
+                (value, 300, "pnp-admm@updated", task, "psnr_best", 26.0),
+            ]
+    rows.append((16.0, 300, "denoiser", "denoise-25", "psnr", np.nan))  # its training diverged
+    return pd.DataFrame(rows, columns=list(findings.SWEEP_COLUMNS))
+
+
+def test_the_sweep_is_said_and_drawn_with_the_chosen_value_marked() -> None:
+    said = findings.lambda_says(fake_sweep())
+    assert "best at λ = 1 (26.00 dB, mean over tasks; 21.00 dB at λ = 0.01)" in said
+    assert "From λ = 0.01 to 1 the MAP residual goes from 0.90 to 0.50" in said
+    assert "9.00 dB below its own best at λ = 0.01 and 0.50 dB at λ = 1" in said
+    for chosen in (1.0, None):
+        top, bottom = figures.draw_lambda(fake_sweep(), chosen).axes
+        for axis in (top, bottom):
+            dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
+            assert [list(line.get_xdata()) for line in dotted] == ([[1, 1]] if chosen else [])
+            assert axis.get_xscale() == "log"
+    assert {text.get_text() for text in top.texts} >= {"Inpainting 20 %"}
+
+
+def test_a_report_of_several_seeds_and_a_sweep(broken: Path, drawn: list[str]) -> None:
+    results = broken / "results/tiny"
+    path = results / "evaluate_restoration" / "table.csv"
+    before = read_csv(path, COLUMNS)
+    with_second_seed(before, 1.0, "pnp-gd").to_csv(path, index=False)
+    for arm in ("updated", "fixed"):
+        log = results / "train_reg" / arm / "0" / "log.csv"
+        shutil.copytree(log.parent, log.parents[1] / "1")
+    sweep = broken / "reports/tiny/sweep/lambda.csv"
+    sweep.parent.mkdir(parents=True)
+    fake_sweep().to_csv(sweep, index=False)
+    ledger = report(broken)
+    assert drawn == [*FIGURES[:-2], "lambda", *FIGURES[-2:]]
+    seeds = {str(c["id"]): c["seeds"] for c in ledger}
+    assert seeds["restoration"] == seeds["visual"] == [0, 1]
+    assert seeds["gd-convergence"] == [0]
+    page = (broken / "reports/tiny/index.md").read_text()
+    assert findings.lambda_says(fake_sweep()) in page
+    assert "the first of 2 training seeds" in page
+    assert "mean over 2 training seeds" in page
+    fake_sweep().drop(columns="value").to_csv(sweep, index=False)
+    with pytest.raises(InputError, match=r"sweep/lambda\.csv: columns are"):
+        report(broken)
+
+
+def test_more_methods_and_other_tasks_need_no_change(tmp_path: Path, drawn: list[str]) -> None:
     methods = {**METHODS, "pnp-gd+x8": 0.6, "novel": 0.3}
     fake_results(tmp_path, iterations=30, methods=methods)
-    # drawn, but not written: writing takes most of the time
-    monkeypatch.setattr(figures, "save_figure", lambda draw, stem: draw())
     ledger = report(tmp_path)
+    assert tuple(drawn) == FIGURES
     numbers = pd.read_csv(tmp_path / "reports/tiny/tables/restoration.csv")
     ordered = [m if m != "red" else "pnp-gd+x8,red" for m in METHODS]
     assert ",".join(numbers["method"].unique()) == ",".join([*ordered, "novel"])
@@ -738,7 +923,7 @@ def test_more_methods_and_other_tasks_need_no_change(
     [
         "results/tiny/evaluate_restoration/table.csv",
         "results/tiny/ablate/images/inpaint-20/pnp-gd@fixed",
-        "results/tiny/train_reg/fixed/log.csv",
+        "results/tiny/train_reg/fixed",
         "results/tiny/diagnose/table.csv",
         "results/tiny/accelerate/table.csv",
         "results/tiny/train_gs/log.csv",

@@ -34,9 +34,11 @@ from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.methods import EQUIVARIANT
-from reg.report import figures, findings, page, tables
-from reg.report.findings import BOUND, NEAR
+from reg.report import figures, findings, page, tables, unrolled
+from reg.report.document import document_latex
+from reg.report.findings import BOUND, NEAR, SWEEP_COLUMNS
 from reg.report.page import FigureEntry, TableEntry
+from reg.report.web import web_page
 
 MANIFEST_COLUMNS = ("name", "role", "source", "path", "width", "height", "sha256")
 THUMBNAILS = 18  # per group of the data sheet
@@ -54,10 +56,12 @@ class Inputs:
     pretrain: pd.DataFrame
     gradient_step: pd.DataFrame
     arms: dict[str, pd.DataFrame]
-    unrolled_logs: dict[str, pd.DataFrame]
+    unrolled_logs: unrolled.Logs
     diagnostics: pd.DataFrame
     trials: pd.DataFrame
     chosen: dict[str, dict[str, dict[str, float]]]
+    sweep_file: Path
+    sweep: pd.DataFrame | None  # where `make sweep` was run
 
     def file(self, *parts: str) -> str:
         """A result file as a reader finds it."""
@@ -72,10 +76,12 @@ def make_report(
     reports: Path,
     *,
     tuning_trials: int,
-    seeds: Sequence[int] = (0,),
     settings: Mapping[str, object] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    lambda_: float | None = None,
+    cropped: bool = False,
 ) -> list[dict[str, Any]]:
-    """Write claims, figures, tables, metrics.json and index.md into `reports`; return the ledger.
+    """Write claims, figures, tables, metrics.json and the documents; return the ledger.
 
     The same inputs give the same bytes. Paths are printed as they are given, so give them
     relative to the repository.
@@ -87,16 +93,20 @@ def make_report(
         data: the profile's data, as `data/demo`, with `prepare/manifest.csv`.
         reports: the folder to write into, as `reports/demo`; made if missing.
         tuning_trials: how many trials the tuning of a method was allowed.
-        seeds: training seeds behind the results.
         settings: what the page says of the settings, in this order.
+        parameters: those of the profile by stage, for `index.html` and `report.tex`.
+        lambda_: the λ in use, marked in the figure of the sweep.
+        cropped: `index.html` compares crops of at most 160 × 160 pixels only.
 
     Raises:
         ClaimError: evidence for a claim is missing or not a number.
         InputError: a file is missing or not what it should be.
     """
-    inputs = read_inputs(results, data / "prepare" / "manifest.csv")
+    inputs = read_inputs(
+        results, data / "prepare" / "manifest.csv", reports / "sweep" / "lambda.csv"
+    )
     # The claims come first: nothing is drawn from evidence that has gaps.
-    ledger = judge_claims(inputs.evidence, _claim_files(inputs), seeds)
+    ledger = judge_claims(inputs.evidence, _claim_files(inputs))
 
     for folder in (reports / "figures", reports / "tables"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,20 +116,51 @@ def make_report(
     write_json(reports / "metrics.json", rounded(metrics))
 
     figure_entries = []
-    for entry, draw in _figures(inputs):
+    for entry, draw in _figures(inputs, lambda_):
         figures.save_figure(draw, reports / "figures" / entry.name)
         figure_entries.append(entry)
     table_entries = _tables(inputs, tuning_trials)
     for table in table_entries:
         stem = reports / "tables" / table.sheet.name
         _write(stem.with_suffix(".tex"), tables.to_latex(table.sheet))
+        if table.sheet.intervals:
+            with_intervals = tables.to_latex(table.sheet, intervals=True)
+            _write(stem.with_name(f"{stem.name}_intervals.tex"), with_intervals)
         table.sheet.numbers.to_csv(
             stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format="%.6g"
         )
+    weights = page.list_weights(models)
     text = page.index_markdown(
-        profile, ledger, figure_entries, table_entries, page.list_weights(models), settings or {}
+        profile, ledger, figure_entries, table_entries, weights, settings or {}
     )
     _write(reports / "index.md", text)
+    evidence = inputs.evidence
+    latex = document_latex(
+        profile,
+        ledger,
+        figure_entries,
+        table_entries,
+        weights,
+        restoration=evidence.restoration,
+        manifest=inputs.manifest_file,
+        parameters=parameters or {},
+    )
+    _write(reports / "report.tex", latex)
+    html = web_page(
+        profile,
+        ledger,
+        figure_entries,
+        table_entries,
+        weights,
+        figure_folder=reports / "figures",
+        results=results,
+        restoration=evidence.restoration,
+        curves={"evaluate_convergence": evidence.convergence, "ablate": evidence.ablation},
+        manifest=inputs.manifest_file,
+        parameters=parameters or {},
+        cropped=cropped,
+    )
+    _write(reports / "index.html", html)
     return ledger
 
 
@@ -127,12 +168,12 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_inputs(results: Path, manifest: Path) -> Inputs:
-    """Load every table and log below `results`; InputError names what is missing."""
-    unrolled = results / "finetune_unrolled"
-    unrolled_tables = sorted(unrolled.glob("*/table.csv"))
-    if not unrolled_tables:
-        raise InputError(f"{unrolled}: no */table.csv; run dvc repro finetune_unrolled")
+def read_inputs(results: Path, manifest: Path, sweep: Path) -> Inputs:
+    """Load every table and log below `results`; InputError names what is missing.
+
+    The table `sweep` is optional.
+    """
+    finetuned = results / "finetune_unrolled"
     trials = read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr"))
     return Inputs(
         results=results,
@@ -142,16 +183,21 @@ def read_inputs(results: Path, manifest: Path) -> Inputs:
             restoration=read_table(results / "evaluate_restoration" / "table.csv"),
             convergence=read_table(results / "evaluate_convergence" / "table.csv"),
             ablation=read_table(results / "ablate" / "table.csv"),
-            unrolled=pd.concat([read_table(t) for t in unrolled_tables], ignore_index=True),
+            unrolled=pd.concat(
+                [read_table(finetuned / start / "table.csv") for start in unrolled.STARTS],
+                ignore_index=True,
+            ),
         ),
         acceleration=read_table(results / "accelerate" / "table.csv"),
         pretrain=_log(results / "pretrain" / "log.csv"),
         gradient_step=_log(results / "train_gs" / "log.csv"),
-        arms=_logs(results / "train_reg", ("updated", "fixed")),
-        unrolled_logs=_logs(unrolled, ("reg", "random")),
+        arms=_logs_by_seed(results / "train_reg", ("updated", "fixed")),
+        unrolled_logs=unrolled.read_logs(finetuned),
         diagnostics=read_csv(results / "diagnose" / "table.csv", DIAGNOSTICS_COLUMNS),
         trials=trials,
         chosen=_chosen(results / "tune" / "chosen.json", trials),
+        sweep_file=sweep,
+        sweep=read_csv(sweep, SWEEP_COLUMNS) if sweep.exists() else None,
     )
 
 
@@ -191,6 +237,20 @@ def _logs(folder: Path, obligatory: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     return {name: _log(folder / name / "log.csv") for name in names}
 
 
+def _logs_by_seed(folder: Path, obligatory: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    """As `_logs`, of folders that hold a log per training seed: with a column `seed`."""
+    others = {p.parents[1].name for p in folder.glob("*/*/log.csv")} - set(obligatory)
+    logs = {}
+    for name in [*obligatory, *sorted(others)]:
+        by_seed = {int(p.parent.name): _log(p) for p in (folder / name).glob("*/log.csv")}
+        if not by_seed:
+            raise InputError(f"{folder / name}: no */log.csv; run the stage that writes it")
+        logs[name] = pd.concat(
+            [by_seed[seed].assign(seed=seed) for seed in sorted(by_seed)], ignore_index=True
+        )
+    return logs
+
+
 def _claim_files(inputs: Inputs) -> dict[str, list[str]]:
     restoration = [inputs.file("evaluate_restoration", "table.csv")]
     ablation = [inputs.file("ablate", "table.csv")]
@@ -209,7 +269,9 @@ def _claim_files(inputs: Inputs) -> dict[str, list[str]]:
 # --- figures ----------------------------------------------------------------------------------
 
 
-def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
+def _figures(
+    inputs: Inputs, lambda_: float | None
+) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
     """Every figure with its entry on the page, in the order of the page."""
     evidence = inputs.evidence
     restored = evidence.restoration["image"].unique().tolist()
@@ -226,7 +288,8 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 f"PSNR of the last iterate minus that of PnP-GD with ReG, the paper's PnP-ReG, on "
                 f"the same image, so what lies left of the line is behind it; {_named(restored)}. "
                 "Small dots are images, large ones means, bars 95 % paired bootstrap intervals of "
-                "the mean. Beside a task stands the mean PSNR of PnP-GD.",
+                "the mean. Beside a task stands the mean PSNR of PnP-GD."
+                f"{findings.seeds_say(evidence.restoration)}",
                 (restoration_file,),
                 ("evaluate_restoration",),
             ),
@@ -249,7 +312,8 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 f"PSNR (top) and mean squared difference of consecutive iterates (bottom) against "
                 f"iteration; mean over {_named(convergence['image'].unique())}, geometric for "
                 "the step; bands go from the least to the greatest image, a circle marks the peak "
-                f"of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels give the end.",
+                f"of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels give the end."
+                f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("evaluate_convergence", "table.csv"),),
                 ("evaluate_convergence",),
             ),
@@ -264,9 +328,10 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "descend the same objective with the same σ from the same start: Adam with the "
                 "learning rates of the official code, the plain step of the paper's equation, the "
                 "spectral step (the metric of the operator) and, accelerated, the same with "
-                f"Nesterov's momentum, which is PnP-GD elsewhere on this page. Within ±{NEAR:g} "
+                f"Nesterov's momentum, which is PnP-GD elsewhere in this report. Within ±{NEAR:g} "
                 "dB, the band, the axis is linear, beyond it logarithmic; dots and numbers say "
-                f"from which iteration on a schedule stays at most {NEAR:g} dB below or above.",
+                f"from which iteration on a schedule stays at most {NEAR:g} dB below or above."
+                f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("accelerate", "table.csv"),),
                 ("accelerate",),
                 findings.acceleration_says(inputs.acceleration),
@@ -278,7 +343,8 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "admm",
                 "PnP-ADMM with the original and the updated denoiser",
                 "The same quantities for PnP-ADMM with the pre-trained denoiser (dashed) and with "
-                f"the one updated by ReG training, mean over {_named(admm['image'].unique())}.",
+                f"the one updated by ReG training, mean over {_named(admm['image'].unique())}."
+                f"{findings.seeds_say(evidence.ablation)}",
                 (inputs.file("ablate", "table.csv"),),
                 ("ablate",),
             ),
@@ -299,7 +365,7 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 "nonexpansive, of which PnP-ADMM's convergence follows, where that of 2D − I is. "
                 f"PnP-GD's step μ = 1/(σ²c): a curvature c above {BOUND}, with L the spectral norm "
                 "of G's Jacobian, would suffice for stability near the iterate if that were "
-                "symmetric with no negative eigenvalue.",
+                f"symmetric with no negative eigenvalue.{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("diagnose", "table.csv"),),
                 ("diagnose",),
                 findings.diagnostics_says(inputs.diagnostics),
@@ -313,7 +379,8 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
                 f"Last iterate of PnP-GD on {shown}: each row shows the kept image with the "
                 "median PSNR difference between the two (the lower one of an even number), the "
                 "square with the strongest gradients of the truth enlarged; PSNR is that of the "
-                f"whole image. Error maps: mean absolute error over colours, up to {limit:g}/255.",
+                f"whole image. Error maps: mean absolute error over colours, up to {limit:g}/255."
+                f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("ablate", "table.csv"), inputs.file("ablate", "images")),
                 ("ablate",),
             ),
@@ -322,25 +389,31 @@ def _figures(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
         (
             FigureEntry(
                 "unrolled",
-                "Unrolled gradient descent from two starts",
-                "Left: PSNR on the validation images during training. Right: the "
-                f"{len(evidence.unrolled['image'].unique())} test images after training, one "
-                "line each.",
+                "Unrolled gradient descent from four starts",
+                "Left: PSNR on the validation images during training, mean over "
+                f"{_trainings(inputs)} and the range of them; end to end is a DRUNet of the same "
+                "size without unrolling. Right: test images, first seed: networks that "
+                "were trained from ReG for each number of steps K; one of them run for other "
+                "numbers (dashed); and PnP-GD with the same ReG run until it settles (black).",
                 (inputs.file("finetune_unrolled", "*"),),
-                ("finetune_unrolled@reg", "finetune_unrolled@random"),
+                tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
+                unrolled.unrolled_says(inputs.unrolled_logs),
             ),
-            partial(figures.draw_unrolled, inputs.unrolled_logs, evidence.unrolled),
+            partial(unrolled.draw_unrolled, inputs.unrolled_logs, _descents(evidence)),
         ),
+        *_unrolled_crops(inputs),
+        *_lambda_figure(inputs, lambda_),
         (
             FigureEntry(
                 "training",
                 "Training curves",
                 "All on validation images or training crops, none on test images. The relative "
                 "MAP residual ‖σ²G(D(z)) − (z − D(z))‖² / ‖z − D(z)‖² is 0 for a perfect pair "
-                "(D, G) and 1 for G = 0; long noisy curves show a running median.",
+                "(D, G) and 1 for G = 0; long noisy curves show a running median. Thin "
+                "lines, where there are any, are training seeds.",
                 tuple(
                     inputs.file(*parts, "log.csv")
-                    for parts in (("pretrain",), ("train_gs",), ("train_reg", "*"))
+                    for parts in (("pretrain",), ("train_gs",), ("train_reg", "*", "*"))
                 ),
                 ("pretrain", "train_gs", "train_reg"),
             ),
@@ -368,6 +441,35 @@ def _named(names: Sequence[str] | np.ndarray, most: int = 6, noun: str = "test i
     return f"{len(listed)} {noun}{plural}{shown}"
 
 
+def _lambda_figure(
+    inputs: Inputs, chosen: float | None
+) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
+    """The figure of the sweep of λ, where that was run."""
+    if inputs.sweep is None:
+        return []
+    iterations = int(inputs.sweep["iterations"].max())
+    entry = FigureEntry(
+        "lambda",
+        "How much λ matters",
+        f"G and D trained together from the same start with {inputs.sweep['lambda'].nunique()} "
+        f"weights λ of L_G, {iterations:,} iterations each, and measured on the validation images. "
+        "Top: PSNR of PnP-GD by task (filled), of PnP-ADMM with that D at its last iterate "
+        "(hollow), both tuned for each λ by equally many trials, and of D itself (dashed); bottom: "
+        "relative MAP residual of the pair at σ = 25/255. The dotted line is the λ in use. The "
+        "numbers come from `make sweep`.",
+        (inputs.sweep_file.as_posix(),),
+        ("report",),
+        findings.lambda_says(inputs.sweep),
+    )
+    return [(entry, partial(figures.draw_lambda, inputs.sweep, chosen))]
+
+
+def _first_of_seeds(table: pd.DataFrame) -> str:
+    """What a caption adds where only the first of several trainings, as in `table`, is shown."""
+    seeds = table["seed"].nunique()
+    return f" ReG is that of the first of {seeds} training seeds." if seeds > 1 else ""
+
+
 def _kept(folder: Path, methods: Sequence[str]) -> list[str]:
     """Names of images that were kept of every method, sorted."""
     names = [{p.stem for p in (folder / m).glob("*.png")} for m in methods]
@@ -375,6 +477,42 @@ def _kept(folder: Path, methods: Sequence[str]) -> list[str]:
     if not common:
         raise InputError(f"{folder}: no image was kept of all of {', '.join(methods)}")
     return common
+
+
+def _trainings(inputs: Inputs) -> str:
+    seeds = inputs.unrolled_logs.trainings["seed"].nunique()
+    return f"{seeds} training seed{'s' if seeds > 1 else ''}"
+
+
+def _descents(evidence: Evidence) -> dict[str, tuple[float, float]]:
+    """PSNR of PnP-GD on the test images and its iterations, by task of the unrolled networks."""
+    table = evidence.restoration
+    rows = table[
+        (table["method"] == "pnp-gd") & table["task"].isin(evidence.unrolled["task"].unique())
+    ]
+    means = rows.pivot_table(index="task", columns="metric", values="value")
+    return {str(task): (row["psnr"], row["iterations"]) for task, row in means.iterrows()}
+
+
+def _unrolled_crops(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
+    """One figure for every task whose degraded images were kept."""
+    table = inputs.evidence.unrolled
+    entries: list[tuple[FigureEntry, Callable[[], Figure]]] = []
+    for task in tasks_in_order(table["task"].tolist()):
+        if not (inputs.results / "evaluate_restoration" / "images" / task).exists():
+            continue
+        image, pictures = unrolled.crops(inputs.results, table, task)
+        entry = FigureEntry(
+            f"unrolled_{task.replace('.', '_')}",
+            f"Unrolled networks: {task_name(task)}",
+            f"Test image {image}, of all the one with the median PSNR of ReG's start (the lower "
+            "one of an even number), first training seed. Below, the square with the strongest "
+            "gradients of the truth.",
+            (inputs.file("finetune_unrolled", "*", "images"),),
+            tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
+        )
+        entries.append((entry, partial(unrolled.draw_unrolled_crops, pictures, pictures[0][1])))
+    return entries
 
 
 def _median_image(difference: pd.Series, kept: Sequence[str]) -> str:
@@ -403,7 +541,7 @@ def _update_denoiser(
     rows, shown, errors = [], [], []
     for task in tasks_in_order(of_claim["task"].tolist()):
         folder = inputs.results / "ablate" / "images" / task
-        psnr = {m: last(table, claim, task, m, "psnr") for m in methods}
+        psnr = {m: last(table, claim, task, m, "psnr").iloc[0] for m in methods}
         difference = psnr["pnp-gd@updated"] - psnr["pnp-gd@fixed"]
         image = _median_image(difference, _kept(folder, list(methods)))
         truth = read_pixels(folder / "truth" / f"{image}.png")
@@ -427,8 +565,9 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
     # PnP-GD stands last, beside its strongest neighbours, as figures of the field have it
     methods = sorted(in_order(present), key=lambda m: m.removesuffix(EQUIVARIANT) == "pnp-gd")
     rival = best_rival(table, claim, VISUAL_TASK, "ssim")
-    ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim") for m in methods}
-    psnr = {m: last(table, claim, VISUAL_TASK, m, "psnr") for m in methods}
+    # Pictures are kept of the first training seed.
+    ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim").iloc[0] for m in methods}
+    psnr = {m: last(table, claim, VISUAL_TASK, m, "psnr").iloc[0] for m in methods}
     image = _median_image(ssim["pnp-gd"] - ssim[rival], _kept(folder, methods))
     truth = read_pixels(folder / "truth" / f"{image}.png")
     pictures = [("Ground truth", truth, "PSNR, SSIM")]
@@ -444,7 +583,7 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
         f"Test image {image}: of those kept the one with the median SSIM difference between "
         f"PnP-GD and {method_name(rival)}, the best rival by mean SSIM (the lower one of an even "
         "number). Below, the square with the strongest gradients of the truth. PSNR and SSIM are "
-        "those of the whole image, last iterate."
+        f"those of the whole image, last iterate.{_first_of_seeds(table)}"
     )
     return pictures, truth, caption
 
@@ -514,7 +653,8 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 "ablation",
                 "PnP-GD with G trained beside a fixed or an updated denoiser D, and PnP-ADMM with "
                 "the original or the updated D: mean over {images} test images, up to {iterations} "
-                "iterations. Best of each pair in bold; the best iterate is chosen by an oracle.",
+                "iterations. Best of each pair in bold; the best iterate is chosen by an oracle."
+                f"{findings.seeds_say(evidence.ablation)}",
             ),
             (inputs.file("ablate", "table.csv"),),
             ("ablate",),
@@ -527,8 +667,16 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
         ),
         TableEntry(
             "Unrolled networks",
-            tables.unrolled_sheet(evidence.unrolled),
+            unrolled.unrolled_sheet(
+                evidence.unrolled, evidence.restoration, inputs.unrolled_logs.main_steps
+            ),
             (inputs.file("finetune_unrolled", "*", "table.csv"),),
+            tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
+        ),
+        TableEntry(
+            "What pre-training is worth",
+            unrolled.worth_sheet(inputs.unrolled_logs),
+            (inputs.file("finetune_unrolled", "*", "logs.csv"),),
             ("finetune_unrolled@reg", "finetune_unrolled@random"),
         ),
         TableEntry(
@@ -536,7 +684,7 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
             tables.denoiser_sheet(inputs.pretrain, inputs.gradient_step, inputs.arms),
             (
                 inputs.file("pretrain", "log.csv"),
-                inputs.file("train_reg", "*", "log.csv"),
+                inputs.file("train_reg", "*", "*", "log.csv"),
                 inputs.file("train_gs", "log.csv"),
             ),
             ("pretrain", "train_reg", "train_gs"),

@@ -25,11 +25,18 @@ from matplotlib.ticker import (
 )
 from PIL import Image
 
-from reg.claims import MSD_RANGE, PSNR_DROP, in_order, method_name, task_name, tasks_in_order
+from reg.claims import (
+    MSD_RANGE,
+    PSNR_DROP,
+    compared,
+    in_order,
+    method_name,
+    task_name,
+    tasks_in_order,
+)
 from reg.images import Pixels
 from reg.methods import EQUIVARIANT
-from reg.report.findings import BOUND, NEAR, SCHEDULES, psnr_gaps, stays_near
-from reg.statistics import paired_difference
+from reg.report.findings import BOUND, NEAR, SCHEDULES, of_lambda, psnr_gaps, stays_near
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
 MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
@@ -53,10 +60,12 @@ COLOURS = {
     "pnp-admm@original": ORANGE,
     "pnp-admm@updated": "#7A5200",  # PnP-ADMM's hue, darker: its two lines share one plot
     "unrolled-reg": BLUE,
+    "unrolled-denoiser": ORANGE,
     "unrolled-random": GREY,
+    "unrolled-end-to-end": GREEN,
 }
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
-DASHED = {"pnp-gd@fixed", "pnp-admm@original", "unrolled-random", "pnp-gd-plain"}
+DASHED = {"pnp-gd@fixed", "pnp-admm@original", "pnp-gd-plain"}
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
@@ -106,11 +115,15 @@ def face_of(method: str) -> str:
 
 
 def wide(table: pd.DataFrame, task: str, method: str, metric: str) -> pd.DataFrame:
-    """Values by iteration (rows) and image (columns)."""
+    """Values by iteration (rows) and image (columns), mean over seeds (geometric for the step)."""
     rows = table[
         (table["task"] == task) & (table["method"] == method) & (table["metric"] == metric)
     ]
-    return rows.pivot(index="iteration", columns="image", values="value").sort_index()
+    keys = ["iteration", "image"]
+    if metric != "msd":
+        return rows.groupby(keys)["value"].mean().unstack("image")
+    decades = rows.assign(value=np.log10(rows["value"].clip(*MSD_RANGE)))
+    return 10 ** decades.groupby(keys)["value"].mean().unstack("image")
 
 
 def draw_iterations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
@@ -143,8 +156,8 @@ def draw_iterations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
         lowest, highest = top.get_ylim()
         top.set_ylim(bottom=max(lowest, highest - PSNR_SHOWN))
         bottom.set_ylim(top=min(bottom.get_ylim()[1], MSD_SHOWN))
-        _names_right(top, ends["psnr"])
-        _names_right(bottom, ends["msd"], gap=0.09)
+        names_right(top, ends["psnr"])
+        names_right(bottom, ends["msd"], gap=0.09)
     axes[0, 0].set_ylabel("PSNR (dB)")
     axes[1, 0].set_ylabel("mean squared step")
     return figure
@@ -178,7 +191,7 @@ def _log_iterations(axis: Axes) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _names_right(axis: Axes, ends: Sequence[tuple[str, str, float]], gap: float = 0.17) -> None:
+def names_right(axis: Axes, ends: Sequence[tuple[str, str, float]], gap: float = 0.17) -> None:
     """(text, colour, value) at the right end of lines, pushed apart to at least `gap`.
 
     Positions are fractions of the axis height, so that they hold for every kind of axis; the
@@ -221,7 +234,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def draw_training(
     pretrain: pd.DataFrame, gradient_step: pd.DataFrame, arms: Mapping[str, pd.DataFrame]
 ) -> Figure:
-    """Training curves: D and the gradient-step denoiser; D and the MAP residual with ReG."""
+    """Training curves: D and the gradient-step denoiser; D and the MAP residual with ReG.
+
+    The logs of `arms` have a column `seed`; several seeds are thin lines around their mean.
+    """
     figure = Figure(figsize=(TEXT_WIDTH, 4.3), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
     _denoising_curves(a, pretrain)
@@ -241,13 +257,17 @@ def draw_training(
             colour, style = _arm_style(arm)
             smooth = running_median(curve)
             _training_curve(axis, smooth, color=colour, linestyle=style)
+            if log["seed"].nunique() > 1:
+                for _, of_seed in log.groupby("seed"):
+                    thin = running_median(log_curve(of_seed, metric))
+                    _training_curve(axis, thin, color=colour, linestyle=style, lw=0.5, alpha=0.6)
             ends.append(_end(f"D {arm.replace('-', ', G ')}", colour, smooth))
         if metric == "psnr25" and not (before := log_curve(pretrain, metric)).empty:
             axis.axhline(float(before.iloc[-1]), color=GREY, linestyle=":", linewidth=1)
             ends.append(_end("before", GREY, before))
         if metric == "map_residual":
             axis.set_ylim(bottom=0)
-        _names_right(axis, ends)
+        names_right(axis, ends)
         axis.set_title(title)
         axis.set_ylabel(unit)
     for axis in (a, b, c, d):
@@ -268,7 +288,7 @@ def _denoising_curves(axis: Axes, log: pd.DataFrame, before: pd.DataFrame | None
         ends.append(_end(f"σ = {sigma}/255", shade, curve))
         if before is not None and not (earlier := log_curve(before, f"psnr{sigma}")).empty:
             axis.axhline(float(earlier.iloc[-1]), color=shade, linestyle=":", linewidth=1)
-    _names_right(axis, ends)
+    names_right(axis, ends)
     axis.set_ylabel("validation PSNR (dB)")
 
 
@@ -278,9 +298,8 @@ def _training_curve(axis: Axes, curve: pd.Series, **style: Any) -> None:
 
 
 def log_curve(log: pd.DataFrame, metric: str) -> pd.Series:
-    """One metric of a training log by iteration."""
-    rows = log[log["metric"] == metric]
-    return rows.set_index("iteration")["value"].sort_index()
+    """One metric of a training log by iteration; the mean where it holds several seeds."""
+    return log[log["metric"] == metric].groupby("iteration")["value"].mean()
 
 
 def running_median(curve: pd.Series, share: float = 0.02) -> pd.Series:
@@ -299,53 +318,6 @@ def _arm_style(arm: str) -> tuple[str, str]:
     """Colour and line style of a ReG training: dashed for the fixed D, by form of G otherwise."""
     known = {"updated": (BLUE, "-"), "fixed": (BLUE, "--"), "updated-residual": (GREEN, "-")}
     return known.get(arm, (PURPLE, "-."))
-
-
-def _start_name(start: str) -> str:
-    return {"reg": "ReG start", "random": "random start"}.get(start, f"{start} start")
-
-
-def draw_unrolled(logs: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Figure:
-    """Validation PSNR along training for each start, and the test images at its end."""
-    figure = Figure(figsize=(TEXT_WIDTH, 2.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-    ends = []
-    for start, log in logs.items():
-        curve = log_curve(log, "psnr")
-        method = f"unrolled-{start}"
-        colour = colour_of(method)
-        style = "--" if method in DASHED else "-"
-        left.plot(curve.index, curve, style, color=colour, marker="o", markersize=2.5)
-        ends.append(_end(_start_name(start), colour, curve))
-    _names_right(left, ends)
-    left.set_xlabel("training iteration")
-    left.set_ylabel("validation PSNR (dB)")
-    left.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-
-    last = last_by_image(table[table["metric"] == "psnr"])
-    methods = [m for m in in_order(last["method"].unique().tolist()) if "unrolled" in m][::-1]
-    by_image = last.pivot_table(index="image", columns="method", values="value")[methods]
-    for image, values in by_image.iterrows():
-        right.plot(values, range(len(methods)), color="#BBBBBB", linewidth=0.8, zorder=1)
-        if len(by_image) > 8:  # no room for names
-            continue
-        right.annotate(
-            str(image), (values.iloc[-1], len(methods) - 1), (0, 6), textcoords="offset points",
-            fontsize=6, rotation=35, ha="left", va="bottom", color="#444444",
-        )  # fmt: skip
-    for row, method in enumerate(methods):
-        right.plot(
-            by_image[method], np.full(len(by_image), row), "o", color=colour_of(method),
-            markersize=4,
-        )  # fmt: skip
-    names = [_start_name(m.removeprefix("unrolled-")) for m in methods]
-    right.set_yticks(range(len(methods)), names)
-    right.set_ylim(-0.4, len(methods) - 0.3)
-    right.margins(x=0.15)
-    right.set_xlabel("test PSNR (dB)")
-    right.grid(axis="y", visible=False)
-    return figure
 
 
 # --- acceleration -----------------------------------------------------------------------------
@@ -382,7 +354,7 @@ def draw_acceleration(table: pd.DataFrame) -> Figure:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
         axis.yaxis.set_minor_locator(NullLocator())
         _log_iterations(axis)
-        _names_right(axis, ends, gap=0.25)
+        names_right(axis, ends, gap=0.25)
     for axis in axes.flat[len(tasks) :]:
         axis.set_visible(False)
     for axis in axes.flat[max(0, len(tasks) - 2) : len(tasks)]:
@@ -390,6 +362,40 @@ def draw_acceleration(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("iteration")
     for axis in axes[:, 0]:
         axis.set_ylabel("PSNR minus that of\nAdam's last iterate (dB)")
+    return figure
+
+
+# --- λ ----------------------------------------------------------------------------------------
+
+
+def draw_lambda(sweep: pd.DataFrame, chosen: float | None) -> Figure:
+    """PSNR of PnP-GD by task and of D (top), and the relative MAP residual (bottom) against λ.
+
+    Hollow marks are PnP-ADMM with D, at its last iterate. A dotted line is the `chosen` λ.
+    """
+    figure = Figure(figsize=(COLUMN_WIDTH, 3.7), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    ends = []
+    gd, admm = (of_lambda(sweep, method, "psnr") for method in ("pnp-gd", "pnp-admm@updated"))
+    for task, colour in zip(gd.columns, (BLUE, VERMILLION, GREEN), strict=True):
+        top.plot(gd.index, gd[task], "-o", color=colour, ms=3.5, lw=1.1)
+        top.plot(admm.index, admm[task], "o", color=colour, ms=3.5, mfc="white", mew=0.8)
+        ends.append((task_name(task).replace(", ", "\n"), colour, float(gd[task].iloc[-1])))
+    for axis, metric in ((top, "psnr"), (bottom, "map_residual")):
+        curve = of_lambda(sweep, "denoiser", metric).iloc[:, 0]
+        axis.plot(curve.index, curve, "--s", color=GREY, ms=3, lw=1.1)
+        if axis is top:
+            ends.append(("D alone,\nσ = 25/255", GREY, float(curve.iloc[-1])))
+        if chosen is not None:
+            axis.axvline(chosen, color=BLACK, lw=0.8, ls=":")
+        axis.set_xscale("log")
+    names_right(top, ends, gap=0.14)
+    top.set_ylabel("validation PSNR (dB)")
+    bottom.set_ylim(bottom=0)
+    bottom.set_ylabel("MAP residual")
+    bottom.set_xlabel("λ")
+    bottom.set_xticks(gd.index, [f"{value:g}" for value in gd.index])
+    bottom.xaxis.set_minor_locator(NullLocator())
     return figure
 
 
@@ -472,7 +478,7 @@ def _noise_lines(
             )  # fmt: skip
         ends.append((name, colour, float(mean.iloc[-1])))
     axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
-    _names_right(axis, ends, gap=0.09)
+    names_right(axis, ends, gap=0.09)
     axis.set_xlabel("noise σ₀ (/255); D has σ = σ₀")
 
 
@@ -511,15 +517,17 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
 
 
 def last_by_image(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the last iteration of every task, method, image and metric."""
+    """Task, method, image, metric, iteration and value of last iterates, mean over seeds."""
     keys = ["task", "method", "image", "metric"]
-    return table.loc[table.groupby(keys, sort=False)["iteration"].idxmax()]
+    last = table.loc[table.groupby([*keys, "seed"], sort=False)["iteration"].idxmax()]
+    return last.groupby([*keys, "iteration"], sort=False)["value"].mean().reset_index()
 
 
 def draw_restoration(table: pd.DataFrame) -> Figure:
     """PSNR of every method minus that of PnP-GD on the same image, by task.
 
-    Small dots are images, large ones means with their 95 % bootstrap intervals as bars; the axis
+    Small dots are images, large ones means with their 95 % bootstrap intervals as bars, over
+    images and training seeds; the axis
     is linear within ±1 dB and logarithmic beyond. Beside the task stands PnP-GD's own mean.
     """
     rows = last_by_image(table[table["metric"] == "psnr"])
@@ -538,7 +546,7 @@ def draw_restoration(table: pd.DataFrame) -> Figure:
             if method not in by_image:
                 continue
             y, colour = i + float(offset), colour_of(method)
-            difference = paired_difference(by_image[method], ours)
+            difference = compared(table, "restoration", task, method, "pnp-gd", "psnr")
             if difference.interval is not None:
                 axis.plot(difference.interval, (y, y), "-", color=colour, lw=2.5, alpha=0.35)
             each = by_image[method] - ours

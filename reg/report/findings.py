@@ -22,6 +22,10 @@ NEAR = 0.05  # dB below the reference's last iterate that is as good as reaching
 BOUND = f"{float(curvature_bound(torch.ones(()))):.2f} L"
 
 
+# What `benchmarks/sweep.py` writes; `method` is denoiser, pnp-gd, or pnp-admm@updated.
+SWEEP_COLUMNS = ("lambda", "iterations", "method", "task", "metric", "value")
+
+
 # --- acceleration -----------------------------------------------------------------------------
 
 
@@ -78,12 +82,12 @@ def schedule_runs(table: pd.DataFrame) -> list[ScheduleRun]:
                 ScheduleRun(
                     task,
                     schedule,
-                    images=psnr.shape[1],
+                    images=ssim.shape[1],
                     early=early,
                     psnr_early=float(psnr.mean(axis=1)[early]),
                     iterations=int(psnr.index[-1]),
                     psnr=float(psnr.iloc[-1].mean()),
-                    ssim=float(ssim.mean()),
+                    ssim=float(ssim.to_numpy().mean()),
                     gap=float(gap.iloc[-1]),
                     near_from=near,
                     speed_up=reference / near if reference and near else None,
@@ -190,3 +194,50 @@ def _step_margins(table: pd.DataFrame, pair: str) -> str:
         lost = int(diverged.sum())
         return text + (f"; iterates diverged in {lost})" if lost else ")")
     return f"{text} (all iterates diverged)"
+
+
+# --- training seeds ---------------------------------------------------------------------------
+
+
+def seeds_say(table: pd.DataFrame) -> str:
+    """How many training seeds are in a table, and how far apart they lie; "" where it is one."""
+    seeds = table["seed"].nunique()
+    if seeds == 1:
+        return ""
+    keys = ["task", "method", "seed"]
+    psnr = table[table["metric"] == "psnr"]
+    ends = psnr.loc[psnr.groupby([*keys, "image"])["iteration"].idxmax()]
+    of_seeds = ends.groupby(keys)["value"].mean()
+    return (
+        f" What uses ReG is the mean over {seeds} training seeds, whose mean PSNR has a standard "
+        f"deviation of at most {of_seeds.groupby(keys[:2]).std().max():.2f} dB."
+    )
+
+
+# --- λ ----------------------------------------------------------------------------------------
+
+
+def of_lambda(sweep: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
+    """What a sweep of λ measured of a method, by λ (rows) and task (columns)."""
+    rows = sweep[(sweep["method"] == method) & (sweep["metric"] == metric)]
+    found = rows.pivot(index="lambda", columns="task", values="value")
+    # A λ whose training diverged has no numbers.
+    return found.reindex(sorted(sweep["lambda"].unique()))[tasks_in_order(found.columns.tolist())]
+
+
+def lambda_says(sweep: pd.DataFrame) -> str:
+    """The best λ of PnP-GD, the residual from end to end, and from which λ on PnP-ADMM holds."""
+    mean = of_lambda(sweep, "pnp-gd", "psnr").mean(axis=1)
+    residual = of_lambda(sweep, "denoiser", "map_residual").iloc[:, 0].dropna()
+    denoiser = of_lambda(sweep, "denoiser", "psnr").iloc[:, 0].dropna()
+    best, last = (of_lambda(sweep, "pnp-admm@updated", m) for m in ("psnr_best", "psnr"))
+    lost = (best - last).max(axis=1).dropna()
+    return (
+        f"PnP-GD is best at λ = {mean.idxmax():g} ({mean.max():.2f} dB, mean over tasks; "
+        f"{mean.min():.2f} dB at λ = {mean.idxmin():g}). From λ = {residual.index[0]:g} to "
+        f"{residual.index[-1]:g} the MAP residual goes from {residual.iloc[0]:.2f} to "
+        f"{residual.iloc[-1]:.2f}, D's PSNR from {denoiser.iloc[0]:.2f} to "
+        f"{denoiser.iloc[-1]:.2f} dB. In the task where it loses most, PnP-ADMM with that D ends "
+        f"{lost.max():.2f} dB below its own best at λ = {lost.idxmax():g} and {lost.min():.2f} dB "
+        f"at λ = {lost.idxmin():g}."
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from reg.claims import cautions_of
 from reg.report.figures import last_by_image
 from reg.report.tables import Sheet, to_markdown
 
@@ -144,7 +145,7 @@ def index_markdown(
     return environment.from_string(TEMPLATE).render(
         profile=profile,
         counts=_counts(claims),
-        cautions=sorted({c["caution"] for c in claims} - {""}),
+        cautions=cautions_of(claims),
         claims=claims,
         figures=figures,
         tables=tables,

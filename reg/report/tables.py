@@ -1,29 +1,34 @@
 """Every table of the report, as pure functions of result tables.
 
 A `Sheet` is one table: numbers as they were computed for the csv, and the same numbers as text
-with their rank for LaTeX (booktabs) and Markdown.
+with their rank for LaTeX (booktabs, siunitx) and Markdown.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from reg.claims import curves, in_order, method_name, task_name, tasks_in_order
+from reg.claims import compared, curves, in_order, method_name, task_name, tasks_in_order
 from reg.problems import parse_task
 from reg.report.figures import PAIR_NAMES, last_by_image, log_curve
-from reg.report.findings import BOUND, NEAR, SCHEDULES, schedule_runs
+from reg.report.findings import BOUND, NEAR, SCHEDULES, schedule_runs, seeds_say
+from reg.statistics import PairedDifference
 from reg.tuning import FIRST_RATIO, LAST_RATIO
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of one cell; rank 1 is set bold, rank 2 underlined."""
+    """Text of one cell; rank 1 is set bold, rank 2 underlined; an interval may belong to it."""
 
     text: str
     rank: int = 0
+    interval: str = ""
 
 
 Block = tuple[str, tuple[tuple[Cell, ...], ...]]  # heading or "", rows
@@ -34,8 +39,9 @@ class Sheet:
     """One table.
 
     `numbers` goes to the csv; `header` and `blocks` of rows (each with an optional heading) are
-    what is printed; the first `text_columns` columns are set left, the others right. A line end
-    in the header stacks what it separates.
+    what is printed; the first `text_columns` columns are set left, the others right or, in LaTeX,
+    at the decimal point. A line end in the header stacks what it separates. `intervals` says what
+    the cells' intervals are, where they have any.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Sheet:
     blocks: tuple[Block, ...]
     numbers: pd.DataFrame
     text_columns: int = 1
+    intervals: str = ""
 
 
 def ranked(
@@ -76,13 +83,20 @@ def _scientific(value: float) -> str:
 def restoration_sheet(table: pd.DataFrame) -> Sheet:
     """PSNR and SSIM, mean over test images, by method and task.
 
-    The csv has every other metric, too: PSNR without clipping, the oracle's choice of iterate
-    (`psnr_best`) and the iterations taken.
+    Each has the interval of the difference to PnP-GD. The csv has every other metric, too: PSNR
+    without clipping, the oracle's choice of iterate (`psnr_best`) and the iterations taken.
     """
     rows = last_by_image(table)
     methods = in_order(rows["method"].unique().tolist())
     tasks = tasks_in_order(rows["task"].tolist())
     eligible = [m != "start" for m in methods]
+    differences: Differences = {
+        (task, method, metric): compared(table, "restoration", task, method, "pnp-gd", metric)
+        for metric in ("psnr", "ssim")
+        for task in tasks
+        for method in methods
+        if method != "pnp-gd"
+    }
     blocks = []
     for metric, heading, decimals in (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3)):
         of_metric = (
@@ -90,10 +104,13 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
             .pivot_table(index="task", columns="method", values="value", aggfunc="mean")
             .reindex(index=tasks, columns=methods)
         )
-        by_task = [
-            ranked(values, decimals, eligible)
-            for values in of_metric.to_numpy(dtype=float).tolist()
-        ]
+        by_task = []
+        for task, values in zip(tasks, of_metric.to_numpy(dtype=float).tolist(), strict=True):
+            cells = ranked(values, decimals, eligible)
+            found = [differences.get((task, method, metric)) for method in methods]
+            by_task.append(
+                [_with_interval(*pair, decimals) for pair in zip(cells, found, strict=True)]
+            )
         lines = tuple(
             (Cell(method_name(method)), *cells)
             for method, cells in zip(methods, zip(*by_task, strict=True), strict=True)
@@ -104,11 +121,30 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
         "restoration",
         f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
-        "second underlined.",
+        f"second underlined.{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
-        _means(rows),
+        task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
+        intervals="In brackets, the 95 % bootstrap interval of the mean difference to "
+        f"{method_name('pnp-gd')}, paired by image and training seed.",
     )
+
+
+Differences = dict[tuple[str, str, str], PairedDifference]  # by task, method and metric
+
+
+def _with_interval(cell: Cell, difference: PairedDifference | None, decimals: int) -> Cell:
+    if difference is None or difference.interval is None:
+        return cell
+    low, high = (f"{bound:+.{decimals}f}" for bound in (difference.low, difference.high))
+    return replace(cell, interval=f"[{low}, {high}]")
+
+
+def _difference_columns(differences: Differences) -> pd.DataFrame:
+    """The columns difference, low and high by task, method and metric."""
+    index = pd.MultiIndex.from_tuples(list(differences), names=["task", "method", "metric"])
+    values = [(d.mean, *(d.interval or (np.nan, np.nan))) for d in differences.values()]
+    return pd.DataFrame(values, index, columns=["difference", "low", "high"], dtype=float)
 
 
 def _task_heading(task: str) -> str:
@@ -123,7 +159,7 @@ def _task_heading(task: str) -> str:
     return f"{heading}\n{255 * parsed.sigma_n:g}" if parsed.sigma_n else heading
 
 
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
+def task_means(rows: pd.DataFrame) -> pd.DataFrame:
     """task, method, metric, iteration, images and mean value, in the order of the printed table."""
     grouped = rows.groupby(["task", "method", "metric", "iteration"], sort=False)["value"]
     means = grouped.agg(images="count", mean="mean").reset_index()
@@ -149,9 +185,9 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
         # Variants of one method (after the @) compete with each other, whole methods likewise.
         groups = [m.split("@")[0] if "@" in m else "" for m in methods]
         marked = {
-            "psnr": _best_in_group([r["psnr"] for r in measured], groups, 2),
+            "psnr": ranked_in_group([r["psnr"] for r in measured], groups, 2),
             "psnr_best": [Cell(_fixed(r["psnr_best"], 2)) for r in measured],
-            "ssim": _best_in_group([r["ssim"] for r in measured], groups, 3),
+            "ssim": ranked_in_group([r["ssim"] for r in measured], groups, 3),
             "msd": [Cell(_scientific(r["msd"])) for r in measured],
         }
         shown = ["psnr", "psnr_best", *(["ssim"] if with_ssim else []), "msd"]
@@ -181,7 +217,7 @@ def _convergence_means(table: pd.DataFrame, name: str, task: str, method: str) -
         "task": task,
         "method": method,
         "iterations": int(psnr.index[-1]),
-        "images": psnr.shape[1],
+        "images": psnr.columns.get_level_values("image").nunique(),
         "psnr": float(psnr.iloc[-1].mean()),
         "psnr_best": float(psnr.max(axis=0).mean()),
         "ssim": float(ssim.loc[ssim["metric"] == "ssim", "value"].mean()),
@@ -189,7 +225,7 @@ def _convergence_means(table: pd.DataFrame, name: str, task: str, method: str) -
     }
 
 
-def _best_in_group(values: Sequence[float], groups: Sequence[str], decimals: int) -> list[Cell]:
+def ranked_in_group(values: Sequence[float], groups: Sequence[str], decimals: int) -> list[Cell]:
     """Cells with the best of each group marked; of two or three no second is worth a mark."""
     cells = [Cell("")] * len(values)
     for group in dict.fromkeys(groups):
@@ -286,8 +322,8 @@ DIAGNOSTICS = {
     "asymmetry_D": ("Asymmetry of D's Jacobian", 3),
     "norm_G": ("Norm of G's Jacobian", 1),
     "norm_D": ("Norm of D's Jacobian", 3),
-    "norm_I-D": ("Norm of the Jacobian of I - D", 3),
-    "norm_2D-I": ("Norm of the Jacobian of 2D - I", 3),
+    "norm_I-D": ("Norm of the Jacobian of I − D", 3),
+    "norm_2D-I": ("Norm of the Jacobian of 2D − I", 3),
     "curvature": ("PnP-GD's step: curvature in use", 1),
     "curvature_bound": (f"PnP-GD's step: curvature to exceed, {BOUND}", 1),
     "plain_step_bound": ("PnP-GD's plain step: bound", 3),
@@ -303,34 +339,6 @@ def _point(at: str, sigma: float) -> str:
             return f"σ = σ₀ = {sigma:g}"
         case task:
             return task_name(task)
-
-
-def unrolled_sheet(table: pd.DataFrame) -> Sheet:
-    """Test PSNR and SSIM of the unrolled networks, by task and start."""
-    rows = last_by_image(table)
-    blocks = []
-    for task in tasks_in_order(rows["task"].tolist()):
-        of_task = rows[rows["task"] == task]
-        methods = in_order(of_task["method"].unique().tolist())
-        means = of_task.pivot_table(
-            index="method", columns="metric", values="value", aggfunc="mean"
-        ).loc[methods]
-        budget = of_task.groupby("method")["iteration"].max()
-        psnr = _best_in_group(means["psnr"].tolist(), [""] * len(methods), 2)
-        ssim = _best_in_group(means["ssim"].tolist(), [""] * len(methods), 3)
-        lines = tuple(
-            (Cell(method_name(m)), Cell(f"{budget[m]:,}"), p, s)
-            for m, p, s in zip(methods, psnr, ssim, strict=True)
-        )
-        blocks.append((task_name(task), lines))
-    return Sheet(
-        "unrolled",
-        f"Unrolled gradient descent after training from two starts: mean over "
-        f"{rows['image'].nunique()} test images.",
-        ("Method", "Training iterations", "PSNR (dB)", "SSIM"),
-        tuple(blocks),
-        _means(rows),
-    )
 
 
 SYMBOLS = {"sigma": "σ", "curvature": "c", "level": "s", "weight": "w", "step": "μ"}
@@ -399,7 +407,9 @@ def _search(name: str, tried: pd.Series, value: float) -> dict[str, Any]:
 
 
 def _search_text(search: Mapping[str, Any]) -> str:
-    begin, least, greatest = (f"{search[key]:.3g}" for key in ("begin", "least", "greatest"))
+    begin, least, greatest = (
+        f"{float(f'{search[key]:.3g}'):g}" for key in ("begin", "least", "greatest")
+    )
     chosen = f"{search['chosen']:.4g}"
     symbol = SYMBOLS.get(search["parameter"], search["parameter"])
     return f"{symbol} {begin} → {chosen}{'*' if search['at_edge'] else ''} [{least}, {greatest}]"
@@ -437,13 +447,16 @@ def denoiser_sheet(
 
 # --- writing ----------------------------------------------------------------------------------
 
-LONG_TABLE, PAGE = 40, 50  # lines beyond which a table needs smaller letters, another page
+LONG_TABLE, PAGE = 40, 60  # lines beyond which a table needs smaller letters, another page
 WIDE_TABLE = 9  # columns beyond which it needs smaller letters and gaps
+WIDE_INTERVALS = 6  # columns with intervals beyond which it goes on in another table
 
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
+    " %": r"~\%",
+    " dB": "~dB",
     "#": r"\#",
     "_": r"\_",
     "{": r"\{",
@@ -451,92 +464,212 @@ LATEX = {
     "$": r"\$",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
     "σₙ": r"$\sigma_n$",
     "σ₀": r"$\sigma_0$",
+    "σ²": r"$\sigma^2$",
+    "Aᵀ": r"$A^\top$",
     "σ": r"$\sigma$",
     "λ": r"$\lambda$",
     "μ": r"$\mu$",
     "τ": r"$\tau$",
     "ρ": r"$\rho$",
-    "×": r"$\times$",
-    "→": r"$\to$",
-    "−": "$-$",
-    "†": r"$\dagger$",
-    "√": r"$\surd$",
-    "∇": r"$\nabla$",
     "φ": r"$\varphi$",
+    "∇": r"$\nabla$",
+    "√": r"$\surd$",
+    "‖": r"$\|$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "≈": r"$\approx$",
+    "→": r"$\to$",
+    "←": r"$\leftarrow$",
+    "ß": r"\ss{}",
+    "²": r"\textsuperscript{2}",
+    "†": r"\textdagger{}",
     "–": "--",
+    "—": "---",
+    "…": r"\ldots{}",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
 }
+SPECIAL = re.compile(
+    r"(?P<minus>(?<![\w.)])-(?=\d))|"
+    + "|".join(re.escape(text) for text in sorted(LATEX, key=len, reverse=True))
+    + r"|(?P<other>[^\x20-\x7e])"
+)
 
 
 def latex_text(text: str) -> str:
-    """Text with everything that pdflatex cannot read as it stands replaced; one pass, no rescan."""
-    out, i = "", 0
-    while i < len(text):
-        for length in (2, 1):
-            if text[i : i + length] in LATEX:
-                out += LATEX[text[i : i + length]]
-                i += length
-                break
-        else:
-            out += text[i]
-            i += 1
-    return out
+    """Text as pdflatex prints it; one pass, no rescan.
+
+    A letter that has no command becomes its base letter, or [U+4E2D] where it has none, since
+    names of images may hold any.
+    """
+
+    def command(found: re.Match[str]) -> str:
+        if found["minus"]:
+            return LATEX["−"]
+        return _base_letter(found["other"]) if found["other"] else LATEX[found[0]]
+
+    return SPECIAL.sub(command, text)
 
 
-def to_latex(sheet: Sheet) -> str:
-    """`table` environments that need the package booktabs and nothing else, one per page."""
-    pages: list[list[Block]] = [[]]
-    for block in sheet.blocks:
-        if pages[-1] and _lines([*pages[-1], block]) > PAGE:
-            pages.append([])
-        pages[-1].append(block)
-    first = f"\\caption{{{latex_text(sheet.caption)}}}\n  \\label{{tab:{sheet.name}}}"
+def _base_letter(letter: str) -> str:
+    if letter.isspace():
+        return " "
+    base = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+    return base if base.isalnum() else f"[U+{ord(letter):04X}]"
+
+
+def to_latex(sheet: Sheet, intervals: bool = False) -> str:
+    """`table` environments that need booktabs and siunitx, one per page.
+
+    Numbers are aligned at the decimal point. With `intervals`, each row has those of its cells
+    beneath it.
+    """
+    caption = f"{sheet.caption} {sheet.intervals}" if intervals else sheet.caption
+    first = f"\\caption{{{latex_text(caption)}}}\n  \\label{{tab:{sheet.name}}}"
     further = "\\addtocounter{table}{-1}\n  \\caption{(continued)}"
+    pages = list(_pages(sheet, intervals))
     captions = [first, *[further] * (len(pages) - 1)]
-    tables = [_latex_table(sheet, *page) for page in zip(pages, captions, strict=True)]
-    return "\n".join(["% needs \\usepackage{booktabs}", *tables])
+    small = _lines(sheet.blocks, intervals) > LONG_TABLE
+    tables = [
+        _latex_table(page, caption, intervals, small)
+        for page, caption in zip(pages, captions, strict=True)
+    ]
+    head = ["% needs \\usepackage{booktabs,siunitx}"]
+    if any("\\secondbest" in table for table in tables):
+        head.append(SECOND_BEST)
+    return "\n".join([*head, *tables])
 
 
-def _lines(blocks: Sequence[Block]) -> int:
-    return sum(len(rows) + bool(heading) for heading, rows in blocks)
+# What stands before a number must have a width, or siunitx takes it for a change of font.
+SECOND_BEST = r"\ProvideDocumentCommand{\secondbest}{m}{\rlap{\underline{\phantom{#1}}}\kern.01pt}"
+NUMBERS = (
+    r"\sisetup{detect-weight, mode=text, table-align-text-before=false, retain-explicit-plus, "
+    r"group-digits=integer, group-minimum-digits=4, group-separator={,}}"
+)
+NUMBER = re.compile(
+    r"(?P<sign>[+−-]?)(?P<whole>[\d,]+)(?:\.(?P<decimals>\d+))?(?:e(?P<power>[+-]?\d+))?"
+    r"(?P<mark>[×†]?)"
+)
 
 
-def _latex_table(sheet: Sheet, blocks: Sequence[Block], caption: str) -> str:
-    columns = "l" * sheet.text_columns + "r" * (len(sheet.header) - sheet.text_columns)
-    wide = len(columns) > WIDE_TABLE
-    small = wide or _lines(sheet.blocks) > LONG_TABLE
+def _pages(sheet: Sheet, intervals: bool) -> Iterator[Sheet]:
+    """The sheet in parts that fit on a page: columns first, then blocks."""
+    columns = len(sheet.header) - sheet.text_columns
+    parts = -(-columns // WIDE_INTERVALS) if intervals else 1
+    lines = _lines(sheet.blocks, intervals)
+    share = lines / -(-lines // PAGE)  # of a page, so that the last one is not nearly empty
+    for part in range(parts):
+        first, end = (sheet.text_columns + columns * k // parts for k in (part, part + 1))
+        keep = [*range(sheet.text_columns), *range(first, end)]
+        pages: list[list[Block]] = [[]]
+        for heading, rows in sheet.blocks:
+            block = (heading, tuple(tuple(row[i] for i in keep) for row in rows))
+            filled = _lines(pages[-1], intervals) >= share
+            if filled or (pages[-1] and _lines([*pages[-1], block], intervals) > PAGE):
+                pages.append([])
+            pages[-1].append(block)
+        header = tuple(sheet.header[i] for i in keep)
+        yield from (replace(sheet, header=header, blocks=tuple(blocks)) for blocks in pages)
+
+
+def _lines(blocks: Sequence[Block], intervals: bool) -> int:
+    return sum(
+        bool(heading) + sum(1 + (intervals and any(cell.interval for cell in row)) for row in rows)
+        for heading, rows in blocks
+    )
+
+
+def _latex_table(sheet: Sheet, caption: str, intervals: bool, small: bool) -> str:
+    cells = [row for _, rows in sheet.blocks for row in rows]
+    formats = [
+        _number_format([row[i] for row in cells])
+        for i in range(sheet.text_columns, len(sheet.header))
+    ]
+    columns = "l" * sheet.text_columns + "".join(
+        f"S[table-format={{{form}}}]" if form else "r" for form in formats
+    )
+    numeric = [*[False] * sheet.text_columns, *map(bool, formats)]
+    wide = len(sheet.header) > WIDE_TABLE
+    headings = [_latex_heading(h, n) for h, n in zip(sheet.header, numeric, strict=True)]
     lines = [
         "\\begin{table}",
         "  \\centering",
         f"  {caption}",
         "  \\smallskip",
-        f"  \\{'scriptsize' if small else 'footnotesize'}",
-        f"  \\setlength{{\\tabcolsep}}{{{2 if wide else 3}pt}}",
+        f"  \\{'scriptsize' if wide or small else 'footnotesize'}",
+        f"  \\setlength{{\\tabcolsep}}{{{2 if wide else 4}pt}}",
+        f"  {NUMBERS}",
         f"  \\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         "    \\toprule",
-        f"    {' & '.join(_latex_heading(h) for h in sheet.header)} \\\\",
+        f"    {' & '.join(headings)} \\\\",
     ]
-    for heading, rows in blocks:
+    for heading, rows in sheet.blocks:
         lines.append("    \\midrule")
         if heading:
             lines.append(
                 f"    \\multicolumn{{{len(sheet.header)}}}{{@{{}}l}}"
                 f"{{\\emph{{{latex_text(heading)}}}}} \\\\"
             )
-        lines += [f"    {' & '.join(_latex_cell(c) for c in row)} \\\\" for row in rows]
+        for row in rows:
+            printed = [_latex_cell(c, n) for c, n in zip(row, numeric, strict=True)]
+            beneath = intervals and any(cell.interval for cell in row)
+            lines.append(f"    {' & '.join(printed)} \\\\{'[-3pt]' if beneath else ''}")
+            if beneath:
+                found = [_latex_interval(cell.interval) for cell in row]
+                lines.append(f"    {' & '.join(found).strip()} \\\\[1pt]")
     lines += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _latex_heading(text: str) -> str:
+def _number_format(cells: Sequence[Cell]) -> str:
+    """What siunitx must leave room for, as `+2.2`; empty for a column without numbers."""
+    found = [match for cell in cells if (match := NUMBER.fullmatch(cell.text))]
+    if not found:
+        return ""
+    room = {
+        part: max(len((match[part] or "").replace(",", "")) for match in found)
+        for part in ("sign", "whole", "decimals")
+    }
+    form = f"{'+' * room['sign']}{room['whole']}.{room['decimals']}"
+    if powers := [str(int(match["power"])) for match in found if match["power"]]:
+        signed = "-" if any(power.startswith("-") for power in powers) else ""
+        form += f"e{signed}{max(len(power.lstrip('-')) for power in powers)}"
+    return form + latex_text(max((match["mark"] for match in found), key=len))
+
+
+def _latex_heading(text: str, numeric: bool) -> str:
     stacked = "\\\\ ".join(latex_text(part) for part in text.split("\n"))
-    return f"\\shortstack[r]{{{stacked}}}" if "\n" in text else stacked
+    if "\n" in text:
+        stacked = f"\\shortstack{{{stacked}}}"
+    return f"{{{stacked}}}" if numeric else stacked
 
 
-def _latex_cell(cell: Cell) -> str:
-    text = latex_text(cell.text)
-    return {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
+def _latex_cell(cell: Cell, numeric: bool) -> str:
+    number = NUMBER.fullmatch(cell.text) if numeric else None
+    if number is None:
+        text = latex_text(cell.text)
+        text = {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(cell.rank, text)
+        return f"{{{text}}}" if numeric and text else text
+    printed = cell.text.replace("−", "-").replace(",", "").removesuffix(number["mark"])
+    if number["power"]:
+        printed = f"{printed.partition('e')[0]}e{int(number['power'])}"
+    marks = {1: "\\bfseries ", 2: f"\\secondbest{{{latex_text(cell.text)}}} "}
+    return f"{marks.get(cell.rank, '')}{printed}{latex_text(number['mark'])}"
+
+
+def _latex_interval(text: str) -> str:
+    return f"{{\\tiny {latex_text(text)}}}" if text else ""
 
 
 def to_markdown(sheet: Sheet) -> str:
