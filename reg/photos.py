@@ -84,8 +84,8 @@ def read_photo(path: Path) -> Photo:
     Palettes and bilevel images become colour and gray of 8 bits, and a transparent colour an alpha
     channel. Raises InputError if the file is missing, empty, damaged, truncated or of another
     format; if it holds several images (an animation, a TIFF of several pages), CMYK or another
-    colour space than gray and RGB, or 32-bit pixels; or if it
-    claims more than Pillow's limit of 179 million pixels.
+    colour space than gray and RGB, or 32-bit pixels; or if it claims more than Pillow's limit of
+    179 million pixels.
     """
     try:
         if path.is_dir():
@@ -121,8 +121,11 @@ def write_photo(path: Path, photo: Photo) -> None:
     write_whole(path, _encode(FORMATS[path.suffix.lower()], photo))
 
 
-def check_format(path: Path, photo: Photo | None = None) -> None:
-    """InputError unless the format of the suffix is known, and can hold the photograph."""
+def check_format(path: Path, photo: Photo | None = None, factor: int = 1) -> None:
+    """InputError unless the format of the suffix is known, and can hold the photograph.
+
+    With a ``factor``, the photograph enlarged by it.
+    """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"{path}: unknown suffix; write one of {', '.join(FORMATS)}")
@@ -135,7 +138,7 @@ def check_format(path: Path, photo: Photo | None = None) -> None:
     if kind == "TIFF" and photo.pixels.dtype == np.uint16 and photo.pixels.shape[2] == 2:
         raise InputError(f"{path}: gray and alpha of 16 bits are not read from TIFF; write .png")
     longest = {"WEBP": 16383, "JPEG": 65500}.get(kind)
-    if longest and max(photo.pixels.shape) > longest:
+    if longest and factor * max(photo.pixels.shape) > longest:
         raise InputError(f"{path}: {kind} ends at {longest} pixels a side; write .png or .tif")
 
 

@@ -2,19 +2,19 @@
 
 `restore` is also `reg.restore`. What a photograph shows goes on beyond its borders, so blur and
 down-sampling are inverted on a larger domain, of which only the photograph was measured
-(`Measured`). The operator sees all of it; the networks see it in exact tiles (`tiled`).
+(`Measured`). The operator sees all of it; the networks see it in exact tiles (`Tiled`).
 """
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from itertools import islice
 from math import ceil, isfinite, log, sqrt
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,13 @@ import psutil
 import torch
 from scipy.fft import next_fast_len  # type: ignore[import-untyped]
 from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reg.checkpoints import write_whole
 from reg.cpu import AnyNetwork, fuse, keep_freed_memory
 from reg.errors import InputError
+from reg.iterations import settle
 from reg.methods import Networks, iterate
 from reg.networks import (
     STRIDE,
@@ -49,16 +50,19 @@ from reg.operators import (
 )
 from reg.photos import read_photo
 from reg.problems import Problem, parse_task
+from reg.unrolled import load_unrolled
 
 Array = npt.NDArray[Any]
 Kind = Literal["deblur", "sr", "inpaint", "denoise"]
-Method = Literal["pnp-gd", "admm", "denoiser"]
+Method = Literal["pnp-gd", "admm", "unrolled", "denoiser"]
 Parameters = Mapping[str, float]
 Notify = Callable[[int, int], None]  # iterations done, of how many at most
 
 IN_METHODS = {"pnp-gd": "pnp-gd", "admm": "pnp-admm"}  # their names in `reg.methods`
-FILES = {"pnp-gd": "train_reg/updated/regularizer.safetensors"}
-FILES |= dict.fromkeys(("admm", "denoiser"), "pretrain/denoiser.safetensors")
+# Below the folder of the networks; the unrolled ones are named by their tasks.
+REGULARIZER = "train_reg/updated/0/regularizer.safetensors"  # of the first training seed
+DENOISER = "pretrain/denoiser.safetensors"
+UNROLLED = "finetune_unrolled/reg"
 # At most. At a noise of 2.55/255 twice as many gain less than 0.1 dB; without noise, 150 gain up to
 # 0.8 dB behind a wide kernel.
 ITERATIONS = 40
@@ -88,6 +92,9 @@ DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
 # The least noise by which σ is scaled, /255: no kernel is known more exactly than that, and with a
 # weaker prior 40 iterations are too few.
 LEAST_NOISE = 1.0
+# The relative difference up to which an unrolled network takes a kernel for its own. Of another
+# kernel, even one as wide, it may leave a worse image than it was given.
+SAME_KERNEL = 0.15
 TILE = 1024  # pixels a side of what a network 16 channels wide computes at once
 BYTES_PER_PIXEL = 250  # of the restored image, measured on 12 megapixels
 REACH = 3  # low-resolution pixels that the filter of `Downsampling` reaches beyond the image
@@ -122,6 +129,34 @@ class Degradation:
         if self.factor is not None and self.factor not in (2, 3, 4):
             raise InputError(f"factor {self.factor}: must be 2, 3 or 4")
 
+    @classmethod
+    def of(
+        cls,
+        task: Kind,
+        kernel: Array | Tensor | str | Path | None,
+        factor: int | None,
+        mask: Array | None,
+    ) -> Self:
+        """From what `restore` takes; see `to_kernel` and `to_mask`."""
+        return cls(
+            task,
+            None if kernel is None else to_kernel(kernel),
+            factor,
+            None if mask is None else to_mask(mask),
+        )
+
+    def check_size(self, height: int, width: int) -> None:
+        """InputError if mask or kernel do not suit a photograph of this size."""
+        if self.mask is not None and tuple(self.mask.shape) != (height, width):
+            raise InputError(
+                f"mask of {self.mask.shape[1]}×{self.mask.shape[0]} pixels: the image has "
+                f"{width}×{height}, must agree"
+            )
+        if self.kernel is not None and max(self.kernel.shape) > min(height, width):
+            raise InputError(
+                f"kernel of {max(self.kernel.shape)} pixels a side: larger than the image; crop it"
+            )
+
 
 def restore(
     image: Array,
@@ -147,40 +182,45 @@ def restore(
     - ``inpaint``: ``mask`` (H,W) is true, or 1, where a pixel is known;
     - ``denoise``: by the denoiser itself, in one pass, unless another ``method`` is asked for.
 
+    ``method`` is ``pnp-gd``, ``admm``, or ``unrolled``: a few steps trained for one task, so there
+    must be a network for this factor or kernel; of several, that of the nearest noise or mask.
+
     ``sigma`` is the noise level in /255, the others' units being [0,1]; "auto" estimates it
     (Donoho & Johnstone 1994, by skimage). Default: auto, and 0 for ``inpaint``.
     ``weights`` is a folder; see `find_weights`. ``notify(done, total)`` is called after each
     iteration. Raises InputError for what cannot be used.
     """
-    problem = Degradation(
-        task,
-        None if kernel is None else to_kernel(kernel),
-        factor,
-        None if mask is None else to_mask(mask),
-    )
+    degradation = Degradation.of(task, kernel, factor, mask)
     method = method or ("denoiser" if task == "denoise" else "pnp-gd")
-    if method not in FILES or (method == "denoiser" and task != "denoise"):
-        raise InputError(f"method '{method}': must be pnp-gd or admm, or denoiser for denoise")
+    if method not in get_args(Method) or (method == "denoiser" and task != "denoise"):
+        raise InputError(
+            f"method '{method}': must be pnp-gd, admm or unrolled, or denoiser for denoise"
+        )
     if iterations is not None and iterations < 1:
         raise InputError(f"iterations {iterations}: must be at least 1")
+    if iterations is not None and method == "unrolled":
+        raise InputError("iterations: an unrolled network has as many as it was trained with")
     y, alpha = to_tensor(image)
-    _check_memory(y, factor or 1)
-    folder = find_weights(weights)
-    noise = noise_level(y, task, sigma)
-    if y.shape[-2] * y.shape[-1] * (factor or 1) ** 2 <= TILE**2:  # else it would be too much
+    height, width = y.shape[-2:]
+    degradation.check_size(height, width)
+    check_memory(height, width, factor or 1)
+    folder, noise = find_weights(weights), noise_level(y, task, sigma)
+    network = load(network_file(folder, method, degradation, noise))
+    if height * width * (factor or 1) ** 2 <= TILE**2:  # else it would be too much
         keep_freed_memory()
-    network = load(folder / FILES[method])
     with inference("auto", best_device()):
         y = y.to(best_device())
         if method == "denoiser":
             x = network(y, noise)
+        elif method == "unrolled":
+            x = _unroll(degradation, y, noise, network)
         else:
-            steps = iterations or ITERATIONS
-            x = _solve(problem, y, noise, method, network, parameters_of(folder), steps, notify)
+            tuned, steps = parameters_of(folder), iterations or ITERATIONS
+            x = _solve(degradation, y, noise, method, network, tuned, steps, notify)
     if not bool(x.isfinite().all()):
         raise InputError(f"{task} by {method}: diverged; raise sigma, or choose another method")
-    if problem.mask is not None and noise == 0:
-        x = torch.where(problem.mask.to(y.device), y, x)
+    if degradation.mask is not None and noise == 0:
+        x = torch.where(degradation.mask.to(y.device), y, x)
     return to_array(x.cpu(), alpha, image)
 
 
@@ -198,15 +238,23 @@ def _solve(
     name = IN_METHODS[method]
     parameters = scaled(degradation, noise, name, tuned)
     networks = Networks({"original": network}, {"updated": network}, device=y.device)
-    previous = x = problem.start
-    for done, x in enumerate(islice(iterate(name, problem, networks, parameters), iterations), 1):
-        settled = not bool((x - previous).norm() > TOLERANCE * x.norm())
+    iterates = settle(iterate(name, problem, networks, parameters), problem.start, TOLERANCE)
+    restored = y
+    for done, x in enumerate(islice(iterates, iterations), 1):
+        restored = x[inner]
         if notify is not None:
             notify(done, iterations)
-        if settled:
-            break
-        previous = x
-    return x[inner]
+    return restored
+
+
+def _unroll(
+    degradation: Degradation, y: Tensor, noise: float, unrolled: Callable[..., Tensor]
+) -> Tensor:
+    problem, inner = pose(degradation, y, noise)
+    if degradation.mask is not None:  # its steps were trained from gray holes
+        gray = torch.full_like(problem.y, 0.5)
+        problem = replace(problem, start=problem.y + gray - problem.operator.A(gray))
+    return unrolled(problem)[inner]
 
 
 def pose(
@@ -220,11 +268,6 @@ def pose(
     height, width = y.shape[-2:]
     if degradation.mask is not None:
         known = degradation.mask.cpu()
-        if tuple(known.shape) != (height, width):
-            raise InputError(
-                f"mask of {known.shape[1]}×{known.shape[0]} pixels: the image has "
-                f"{width}×{height}, must agree"
-            )
         rows, columns = distance_transform_edt(
             ~known.numpy(), return_distances=False, return_indices=True
         )
@@ -236,10 +279,7 @@ def pose(
     else:
         reach, factor = REACH, degradation.factor or 1
         if degradation.kernel is not None:
-            sides = max(degradation.kernel.shape)
-            if sides > min(height, width):
-                raise InputError(f"kernel of {sides} pixels a side: larger than the image; crop it")
-            reach = sides // 2
+            reach = max(degradation.kernel.shape) // 2
             inner: Operator = Blur(degradation.kernel)
         else:
             inner = Downsampling(factor)
@@ -352,41 +392,44 @@ def receptive_radius(blocks: int) -> int:
     return 2 * blocks * (1 + 2 + 4 + 8 + 4 + 2 + 1) + 2 + STRIDE - 1
 
 
-def tiled(network: Callable[..., Tensor], radius: int, tile: int = TILE) -> Callable[..., Tensor]:
+class Tiled(nn.Module):
     """The same map, computed in tiles of `tile`² pixels that see `radius` pixels around them.
 
     Tiles begin at multiples of 8 pixels, where the network's grid of 8 does, and at the image's
     sides they end where it does. So the result is that of the whole image, up to the rounding of
     convolutions, if `radius` is at least `receptive_radius`.
     """
-    around = STRIDE * ceil(radius / STRIDE)
-    tile = STRIDE * ceil(tile / STRIDE)
 
-    def apply(x: Tensor, *arguments: Any) -> Tensor:
+    def __init__(self, network: Callable[..., Tensor], radius: int, tile: int) -> None:
+        super().__init__()
+        self.network = network
+        self.around = STRIDE * ceil(radius / STRIDE)
+        self.tile = STRIDE * ceil(tile / STRIDE)
+
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
         height, width = x.shape[-2:]
+        around, tile = self.around, self.tile
         if max(height, width) <= tile + around:
-            return network(x, *arguments)
+            return self.network(x, *arguments)
         out = torch.empty_like(x)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
                 above, before = max(top - around, 0), max(left - around, 0)
                 seen = x[..., above : top + tile + around, before : left + tile + around]
-                here = (..., slice(top, top + tile), slice(left, left + tile))
                 rows = slice(top - above, top - above + tile)
                 columns = slice(left - before, left - before + tile)
-                out[here] = network(seen, *arguments)[..., rows, columns]
+                here = (..., slice(top, top + tile), slice(left, left + tile))
+                out[here] = self.network(seen, *arguments)[..., rows, columns]
         return out
 
-    return apply
 
-
-def _check_memory(y: Tensor, factor: int) -> None:
+def check_memory(height: int, width: int, factor: int = 1) -> None:
     """InputError if the restored image would not fit: being killed leaves no line at all."""
-    needed = BYTES_PER_PIXEL * factor**2 * y.shape[-2] * y.shape[-1]
+    needed = BYTES_PER_PIXEL * factor**2 * height * width
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
-            f"image of {y.shape[-1]}×{y.shape[-2]} pixels: needs some {needed / 1e9:.0f} GB of "
+            f"image of {width}×{height} pixels: needs some {needed / 1e9:.0f} GB of "
             f"memory, {free / 1e9:.0f} GB are free; crop or reduce it"
         )
 
@@ -397,7 +440,7 @@ def _check_memory(y: Tensor, factor: int) -> None:
 def find_weights(given: Path | None = None) -> Path:
     """The folder of the networks: `given`, weights/released/, or models/<profile>/.
 
-    It holds pretrain/denoiser.safetensors and train_reg/updated/regularizer.safetensors, as
+    It holds `DENOISER`, `REGULARIZER` and what is in `UNROLLED`, or those of them that are used, as
     models/<profile>/ does. weights/released/ is looked for in the working folder and in the
     checkout of this package; the profile is that of params.yaml. Raises InputError if there is
     none.
@@ -420,18 +463,60 @@ def find_weights(given: Path | None = None) -> Path:
     )
 
 
+def network_file(folder: Path, method: Method, degradation: Degradation, noise: float) -> Path:
+    """The file that a method needs; InputError if there is no unrolled network for the task."""
+    if method != "unrolled":
+        return folder / (REGULARIZER if method == "pnp-gd" else DENOISER)
+    files = {path.stem: path for path in sorted((folder / UNROLLED).glob("*.safetensors"))}
+    fitting = [name for name in files if _was_trained_for(name, degradation)]
+    if not fitting:
+        times = f" ×{degradation.factor}" if degradation.factor else ""
+        kernel = " by this kernel" if degradation.kernel is not None else ""
+        raise InputError(
+            f"method unrolled: {folder} has no network for {degradation.task}{times}{kernel}, but "
+            f"for {', '.join(files) or 'no task'}; choose pnp-gd or admm"
+        )
+    return files[nearest(degradation, noise, fitting)]
+
+
+def _was_trained_for(name: str, degradation: Degradation) -> bool:
+    """Whether a few steps trained for a task suit a degradation, its noise and holes aside."""
+    task = parse_task(name)
+    if task.kind != degradation.task or task.factor != (degradation.factor or 1):
+        return False
+    if degradation.kernel is None:
+        return True
+    known, kernel = gaussian_kernel(task.kernel).to(degradation.kernel), degradation.kernel
+    sides = [max(pair) for pair in zip(known.shape, kernel.shape, strict=True)]
+    known, kernel = _centred(known, sides), _centred(kernel, sides)
+    return bool((kernel - known).norm() <= SAME_KERNEL * known.norm())
+
+
+def _centred(kernel: Tensor, sides: Sequence[int]) -> Tensor:
+    """A kernel with zeros around, of so many rows and columns."""
+    (above, below), (before, behind) = (
+        (side // 2 - own // 2, side - own - side // 2 + own // 2)
+        for side, own in zip(sides, kernel.shape, strict=True)
+    )
+    return F.pad(kernel, (before, behind, above, below))
+
+
 @cache
 def load(path: Path) -> Callable[..., Tensor]:
-    """D or G, by the file's name, ready for images of any size; read once."""
-    if path.name.startswith("denoiser"):
+    """D, G or an unrolled network, by the file's name, ready for images of any size; read once."""
+    if path.name == Path(DENOISER).name:
         return _ready(load_denoiser(path))
-    return _ready(load_regularizer(path))
+    if path.name == Path(REGULARIZER).name:
+        return _ready(load_regularizer(path))
+    unrolled = for_inference(load_unrolled(path), best_device())
+    unrolled.regularizer = _ready(unrolled.regularizer)  # type: ignore[assignment]
+    return unrolled
 
 
-def _ready(network: AnyNetwork) -> Callable[..., Tensor]:
+def _ready(network: AnyNetwork) -> Tiled:
     radius, width = receptive_radius(network.network.blocks), network.network.channels[0]
     tile = round(TILE * sqrt(16 / max(width, 16)))  # wider networks hold more of each pixel
-    return tiled(fuse(for_inference(network, best_device())), radius, tile)
+    return Tiled(fuse(for_inference(network, best_device())), radius, tile)
 
 
 def parameters_of(folder: Path) -> Mapping[str, Mapping[str, Parameters]]:
@@ -461,19 +546,11 @@ def parameters_of(folder: Path) -> Mapping[str, Mapping[str, Parameters]]:
     return {}
 
 
-def scaled(
-    degradation: Degradation,
-    noise: float,
-    method: str,
-    tuned: Mapping[str, Mapping[str, Parameters]],
-) -> dict[str, float]:
-    """The parameters tuned for the nearest task, or those of `DEFAULTS`, carried over to this one.
+def nearest(degradation: Degradation, noise: float, names: Sequence[str]) -> str:
+    """Of tasks of one kind the one most like a degradation, by name.
 
-    Nearest is the task whose kernel is about as wide, whose factor or share of known pixels is
-    closest, and then whose noise is. σ, the weight of the prior, is proportional to the noise
-    (σ/σ_tuned = σ_n/σ_n,tuned with σ_n ≥ 1/255); in inpainting, tuned without noise, it is at
-    least the noise. The curvature of G and the level s of the denoiser belong to the networks and
-    stay as they are.
+    First its kernel should be about as wide, its factor or share of known pixels close, and then
+    its noise.
     """
 
     def distance(name: str) -> float:
@@ -488,13 +565,29 @@ def scaled(
             near += abs(100 * degradation.mask.float().mean().item() - task.percent)
         return near
 
-    def suits(name: str, methods: Mapping[str, Parameters]) -> bool:
-        return parse_task(name).kind == degradation.task and method in methods
+    return min(names, key=distance)
 
-    names = [name for name, methods in tuned.items() if suits(name, methods)]
-    known = tuned if names else DEFAULTS
-    nearest = min(names or [each for each in DEFAULTS if suits(each, DEFAULTS[each])], key=distance)
-    parameters, task = dict(known[nearest][method]), parse_task(nearest)
+
+def scaled(
+    degradation: Degradation,
+    noise: float,
+    method: str,
+    tuned: Mapping[str, Mapping[str, Parameters]],
+) -> dict[str, float]:
+    """The parameters tuned for the `nearest` task, or those of `DEFAULTS`, carried over.
+
+    σ, the weight of the prior, is proportional to the noise (σ/σ_tuned = σ_n/σ_n,tuned with
+    σ_n ≥ 1/255); in inpainting, tuned without noise, it is at least the noise. The curvature of G
+    and the level s of the denoiser belong to the networks and stay as they are.
+    """
+
+    def suiting(known: Mapping[str, Mapping[str, Parameters]]) -> list[str]:
+        tasks = [name for name, methods in known.items() if method in methods]
+        return [name for name in tasks if parse_task(name).kind == degradation.task]
+
+    known = tuned if suiting(tuned) else DEFAULTS
+    chosen = nearest(degradation, noise, suiting(known))
+    parameters, task = dict(known[chosen][method]), parse_task(chosen)
     if task.sigma_n:
         parameters["sigma"] *= max(noise, LEAST_NOISE / 255) / task.sigma_n
     else:
@@ -654,12 +747,7 @@ def degrade(
     is circular, and holes are black. Values are clipped and rounded to those that ``image`` has.
     For ``sr``, rows and columns beyond a multiple of the factor are left out.
     """
-    degradation = Degradation(
-        task,
-        None if kernel is None else to_kernel(kernel),
-        factor,
-        None if mask is None else to_mask(mask),
-    )
+    degradation = Degradation.of(task, kernel, factor, mask)
     level = noise_level(torch.empty(0), task, sigma)
     x, alpha = to_tensor(image)
     if factor is not None:
@@ -669,8 +757,7 @@ def degrade(
         x = x[..., :height, :width]
         alpha = None if alpha is None else alpha[..., :height, :width]
     if degradation.mask is not None:
-        if degradation.mask.shape != x.shape[-2:]:
-            raise InputError(f"mask of {tuple(degradation.mask.shape)} pixels: must be the image's")
+        degradation.check_size(*x.shape[-2:])
         y = Inpainting(degradation.mask[None, None]).A(x)
     elif task == "denoise":
         y = x
@@ -709,22 +796,30 @@ def random_mask(height: int, width: int, percent: float, seed: int) -> Array:
 def measure(before: Array, after: Array, truth: Array) -> tuple[float, float]:
     """PSNR in dB of a photograph and of its restoration, enlarged to the restored size.
 
-    ``truth`` may be larger by less than a factor, whose remainder `degrade` leaves out. Raises
-    InputError if it is of another size, or gray where they are colour.
+    ``truth`` is as `trimmed` takes it.
     """
     from reg.metrics import psnr
 
-    x, reference = to_tensor(after)[0], to_tensor(truth)[0]
-    factor = max(after.shape[0] // before.shape[0], 1)
-    height, width = x.shape[-2:]
-    spare = [side - own for side, own in zip(reference.shape[-2:], (height, width), strict=True)]
+    reference = to_tensor(trimmed(truth, before, max(after.shape[0] // before.shape[0], 1)))[0]
+    return (
+        psnr(_enlarged(before, after), reference).item(),
+        psnr(to_tensor(after)[0], reference).item(),
+    )
+
+
+def trimmed(truth: Array, before: Array, factor: int = 1) -> Array:
+    """``truth`` without the rows and columns beyond a multiple of the factor, as `degrade` does.
+
+    InputError unless it is then ``factor`` times as large as the photograph.
+    """
+    height, width = (factor * side for side in before.shape[:2])
+    spare = truth.shape[0] - height, truth.shape[1] - width
     if not all(0 <= rest < factor for rest in spare):
         raise InputError(
-            f"truth of {reference.shape[-1]}×{reference.shape[-2]} pixels: the restored image has "
+            f"truth of {truth.shape[1]}×{truth.shape[0]} pixels: the restored image has "
             f"{width}×{height}, must agree"
         )
-    reference = reference[..., :height, :width]
-    return psnr(_enlarged(before, after), reference).item(), psnr(x, reference).item()
+    return truth[:height, :width]
 
 
 def _enlarged(before: Array, after: Array) -> Tensor:
@@ -739,24 +834,21 @@ def draw_comparison(before: Array, after: Array, truth: Array | None, path: Path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    titles, images = ["before", "after"], [_enlarged(before, after), to_tensor(after)[0]]
+    shown = {"before": _enlarged(before, after), "after": to_tensor(after)[0]}
     if truth is not None:
         levels = measure(before, after, truth)
-        titles = [f"{title}, {level:.2f} dB" for title, level in zip(titles, levels, strict=True)]
-        titles, images = [*titles, "truth"], [*images, to_tensor(truth)[0]]
+        titles = (f"{name}, {level:.2f} dB" for name, level in zip(shown, levels, strict=True))
+        shown = dict(zip(titles, shown.values(), strict=True)) | {"truth": to_tensor(truth)[0]}
     height, width = after.shape[:2]
-    side = min(128, height, width)
-    detail = images[1].mean(1).diff(dim=-1).abs()[None, :, :, :]
-    richest = int(F.avg_pool2d(detail, (side, min(side, width - 1) or 1), 1).argmax())
-    top, left = divmod(richest, detail.shape[-1] - (min(side, width - 1) or 1) + 1)
-    figure = Figure(figsize=(3.2 * len(images), 3.2 * (height / width + 1) + 0.3), dpi=150)
-    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=[height / width, 1])
-    for column, (title, image) in enumerate(zip(titles, images, strict=True)):
-        shown = image[0].permute(1, 2, 0).clamp(0, 1).numpy()
-        stride = max(1, max(height, width) // 2000)
-        axes[0, column].imshow(shown[::stride, ::stride])
-        axes[0, column].set_title(title)
-        axes[1, column].imshow(shown[top : top + side, left : left + side], interpolation="nearest")
+    rows, columns = _richest(to_tensor(after)[0])
+    stride = max(1, max(height, width) // 2000)
+    figure = Figure(figsize=(3.2 * len(shown), 3.2 * (height / width + 1) + 0.3), dpi=150)
+    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=[height / width, 1])
+    for (whole, detail), (title, image) in zip(axes.T, shown.items(), strict=True):
+        pixels = image[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        whole.imshow(pixels[::stride, ::stride])
+        whole.set_title(title)
+        detail.imshow(pixels[rows, columns], interpolation="nearest")
     for axis in axes.flat:
         axis.axis("off")
     figure.tight_layout(pad=0.4)
@@ -764,3 +856,12 @@ def draw_comparison(before: Array, after: Array, truth: Array | None, path: Path
     content = BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     write_whole(path, content.getvalue())
+
+
+def _richest(x: Tensor, side: int = 128) -> tuple[slice, slice]:
+    """Rows and columns of the square in which neighbours differ most."""
+    side = min(side, *x.shape[-2:])
+    detail = F.pad(x.mean(1).diff(dim=-1).abs(), (0, 1))
+    sums = F.avg_pool2d(detail, side, 1)[0]
+    top, left = divmod(int(sums.argmax()), sums.shape[1])
+    return slice(top, top + side), slice(left, left + side)

@@ -6,6 +6,7 @@ one file. Nothing in them is ever executed.
 """
 
 import hashlib
+import logging
 import pickle
 import re
 import sys
@@ -13,17 +14,20 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pooch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from reg.checkpoints import save_state
+from reg.checkpoints import save_state, write_whole
 from reg.errors import InputError
 from reg.networks import (
+    STRIDE,
     Denoiser,
     Network,
     Regularizer,
@@ -211,14 +215,7 @@ def export_kair(source: Path, target: Path) -> Network:
     the same function up to rounding, and the same bits where s = 1. Raises InputError if the file
     is none, of another kind, or a G of the residual form, for which that layout has no place.
     """
-    network: Network
-    match read_metadata(source)["kind"]:
-        case "denoiser":
-            network = load_denoiser(source)
-        case "regularizer":
-            network = load_regularizer(source)
-        case kind:
-            raise InputError(f"{source}: holds a {kind}; only D and G have an official layout")
+    network = _load(source)
     if isinstance(network, Regularizer):
         if network.form != "plain":
             raise InputError(
@@ -228,6 +225,70 @@ def export_kair(source: Path, target: Path) -> Network:
         network.fold_scale()
     save_state(target, OrderedDict(network.network.state_dict().items()))
     return network
+
+
+def export_onnx(source: Path, target: Path) -> Network:
+    """Write D or G as an ONNX model (opset 18) for any number of images of any size.
+
+    Inputs are `x` (N,3,H,W), values about [0,1], and for D `sigma` (N,), the noise levels in the
+    same units; the output `out` is D_σ(x) or G(x), its scale included, (N,3,H,W). Raises InputError
+    if the file is none, of another kind, or the exporter is not installed.
+    """
+    network = _load(source)
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise InputError("format onnx: needs the extra `onnx`: pip install -e '.[onnx]'")
+    n, height, width = (torch.export.Dim(name) for name in ("n", "height", "width"))
+    # An example's size of 1 would be taken for a constant.
+    inputs, sizes = {"x": torch.zeros(2, 3, 16, 24)}, [{0: n, 2: height, 3: width}]
+    if isinstance(network, Denoiser):
+        inputs["sigma"] = torch.zeros(2)
+        sizes.append({0: n})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            _Padded(network).eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=["out"],
+            dynamic_shapes=tuple(sizes),
+            opset_version=18,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # as nothing was asked to be written
+    model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]  # the file and line of Python behind each operation
+    write_whole(target, model.SerializeToString(deterministic=True))
+    return network
+
+
+class _Padded(nn.Module):
+    """A network behind a padding to multiples of 8 that depends on the size only through numbers.
+
+    DRUNet's own padding is an `if`, which an export would decide once, at the example's size.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        out: Tensor = self.network(padded) if sigma is None else self.network(padded, sigma)
+        return out[..., :height, :width]
+
+
+def _load(source: Path) -> Network:
+    match read_metadata(source)["kind"]:
+        case "denoiser":
+            return load_denoiser(source)
+        case "regularizer":
+            return load_regularizer(source)
+        case kind:
+            raise InputError(f"{source}: holds a {kind}; only D and G can be exported")
 
 
 # --- download ------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ def test_import_to_a_place_of_choice() -> None:
         (["import", "nowhere.pth"], "nowhere.pth"),
         (["import", "params.yaml"], "params.yaml"),
         (["export", "params.yaml", "--format", "kair", "-o", "out.pth"], "params.yaml"),
+        (["export", "params.yaml", "--format", "onnx", "-o", "out.onnx"], "params.yaml"),
+        (["release", "--profile", "nowhere"], "nowhere"),
         (["download", "nowhere.pth"], "neither a URL nor one of drunet_color.pth"),
         (["download", "https://example.org/a.pth"], "--sha256"),
         (["download", "http://127.0.0.1:9/a.pth", "--sha256", "0" * 64], "cannot be downloaded"),

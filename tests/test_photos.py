@@ -17,6 +17,7 @@ from reg.photos import (
     ORIENTATION,
     Photo,
     check_folder,
+    check_format,
     pair_files,
     read_photo,
     write_photo,
@@ -102,6 +103,13 @@ def test_jpeg_refuses_what_it_cannot_hold(channels: int, dtype: type, tmp_path: 
     with pytest.raises(InputError, match=r"a\.jpg: JPEG cannot hold"):
         write_photo(tmp_path / "a.jpg", Photo(pixels_of(channels, dtype)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_enlarged_photograph_may_be_too_large_for_its_format() -> None:
+    photo = Photo(np.zeros((1, 6000, 3), np.uint8))
+    check_format(Path("a.webp"), photo, 2)
+    with pytest.raises(InputError, match=r"a\.webp: WEBP ends at 16383 pixels a side"):
+        check_format(Path("a.webp"), photo, 3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,24 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from skimage import data
 from torch import Tensor
+from torch.nn import functional as F
 
 import reg
 from reg import restoration
 from reg.cli import main
 from reg.errors import InputError
 from reg.iterations import image_gradient, image_gradient_adjoint, pnp_gd
-from reg.networks import Denoiser, Regularizer, initialise, save_network
+from reg.networks import Denoiser, Regularizer, initialise, save_network, write_weights
 from reg.operators import Blur, Downsampling, Operator, gaussian_kernel
 from reg.photos import Photo, read_photo, write_photo
-from reg.problems import Problem
+from reg.problems import Problem, make_problem
 from reg.restoration import (
     Degradation,
     Measured,
+    Tiled,
     degrade,
     load,
+    network_file,
     noise_level,
     parameters_of,
     pose,
@@ -35,15 +39,17 @@ from reg.restoration import (
     receptive_radius,
     restore,
     scaled,
-    tiled,
     to_kernel,
     to_mask,
     to_tensor,
 )
+from reg.unrolled import Unrolled, load_unrolled, save_unrolled
 from tests.command_line import assert_one_line_of_error
+from tests.test_photos import BAD
 
 ASTRONAUT = data.astronaut()
 CROP = (..., slice(100, 228), slice(150, 278))
+UNROLLED = ["deblur-k2-2.55", "deblur-k2-7.65", "deblur-k7-2.55", "sr-x2-2.55", "inpaint-20"]
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +61,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for network in (denoiser, regularizer):
         initialise(network, generator)
     save_network(denoiser, folder / "pretrain" / "denoiser.safetensors")
-    save_network(regularizer, folder / "train_reg" / "updated" / "regularizer.safetensors")
+    save_network(regularizer, folder / "train_reg/updated/0/regularizer.safetensors")
+    for step, task in enumerate(UNROLLED, start=1):
+        unrolled = Unrolled(regularizer, 3, step=step / 10, sigma=0.2)
+        save_unrolled(unrolled, folder / f"finetune_unrolled/reg/{task}.safetensors", {})
     return folder
 
 
@@ -209,16 +218,19 @@ def test_tiles_give_what_the_whole_image_gives(height: int, width: int) -> None:
     with torch.no_grad():
         whole = network(x, 0.1)
         torch.testing.assert_close(
-            tiled(watched, receptive_radius(1), 64)(x, 0.1), whole, rtol=0, atol=1e-12
+            Tiled(watched, receptive_radius(1), 64)(x, 0.1), whole, rtol=0, atol=1e-12
         )
         assert max(seen) <= 64 + 2 * 56
-        less = tiled(network, 8, 64)(x, 0.1)
+        less = Tiled(network, 8, 64)(x, 0.1)
     assert (less - whole).abs().max() > 1e-9  # the overlap is needed
 
 
-def test_large_images_are_split_and_restored(weights: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("options", [{"iterations": 2}, {"method": "unrolled"}])
+def test_large_images_are_split_and_restored(
+    options: dict[str, Any], weights: Path, monkeypatch: Any
+) -> None:
     image = np.ascontiguousarray(ASTRONAUT[:150, :190])
-    call = {"kernel": "gaussian:1", "sigma": 2.55, "weights": weights, "iterations": 2}
+    call = {"kernel": "gaussian:1.6", "sigma": 2.55, "weights": weights, **options}
     whole = restore(image, "deblur", **call)
     monkeypatch.setattr(restoration, "TILE", 64)  # also: one channel after the other
     load.cache_clear()
@@ -231,6 +243,79 @@ def test_images_beyond_the_memory_are_refused(weights: Path, monkeypatch: Any) -
     monkeypatch.setattr(restoration, "BYTES_PER_PIXEL", 1e12)
     with pytest.raises(InputError, match=r"needs some .* GB of memory"):
         restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
+
+
+# --- unrolled networks -----------------------------------------------------------------------
+
+
+def test_without_borders_the_unrolled_network_is_what_was_trained(weights: Path) -> None:
+    mask = random_mask(40, 48, 20, 0)
+    image = np.where(mask[..., None], ASTRONAUT[:40, 150:198], 0).astype(np.uint8)
+    out = restore(image, "inpaint", mask=mask, sigma=1, method="unrolled", weights=weights)
+    truth = to_tensor(image)[0]
+    drawn = make_problem("inpaint-20", truth, ["a"], 0)  # for its start, but with another mask
+    known = torch.from_numpy(mask)
+    gray = torch.where(known, truth, 0.5)
+    assert drawn.start[..., ~drawn.operator.A(torch.ones_like(truth))[0, 0].bool()].unique() == 0.5
+    network = load_unrolled(weights / "finetune_unrolled/reg/inpaint-20.safetensors")
+    with torch.no_grad():
+        problem = Problem("", pose(Degradation("inpaint", mask=known), truth, 0.0)[0].operator,
+                          truth, 0.0, gray, truth)  # fmt: skip
+        expected = 255 * network(problem)[0].clamp(0, 1).permute(1, 2, 0)
+    assert np.abs(out - expected.numpy()).max() < 1.5  # rounding, of bfloat16 in places
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "sigma", "used"),
+    [
+        ("deblur", {"kernel": to_kernel("gaussian:1.5")}, 2.55, "deblur-k2-2.55"),
+        ("deblur", {"kernel": to_kernel("gaussian:1.6")}, 9.0, "deblur-k2-7.65"),
+        ("deblur", {"kernel": gaussian_kernel("k7")}, 9.0, "deblur-k7-2.55"),
+        ("deblur", {"kernel": F.pad(gaussian_kernel("k7"), (3, 3, 1, 1))}, 1.0, "deblur-k7-2.55"),
+        ("sr", {"factor": 2}, 1.0, "sr-x2-2.55"),
+        ("inpaint", {"mask": torch.ones(9, 9).bool()}, 0.0, "inpaint-20"),
+    ],
+)
+def test_the_unrolled_network_of_the_nearest_task_is_taken(
+    task: Any, options: dict[str, Any], sigma: float, used: str, weights: Path
+) -> None:
+    file = network_file(weights, "unrolled", Degradation(task, **options), sigma / 255)
+    assert file == weights / f"finetune_unrolled/reg/{used}.safetensors"
+    assert load_unrolled(file).log_step.exp()[0].item() == pytest.approx(
+        (UNROLLED.index(used) + 1) / 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--task", "sr", "--factor", 3), "no network for sr ×3"),
+        (("--task", "deblur", "--kernel", "gaussian:3"), "no network for deblur by this kernel"),
+        # As wide as k7 and turned by 90 degrees.
+        (("--task", "deblur", "--kernel", "gaussian:2.65,2.24,142.2"), "deblur by this kernel"),
+        (("--task", "denoise"), "no network for denoise"),
+        (("--task", "sr", "--factor", 2, "--iterations", 5), "iterations: an unrolled network"),
+    ],
+)
+def test_without_an_unrolled_network_the_line_names_those_there_are(
+    options: tuple[object, ...], words: str, album: Path, weights: Path
+) -> None:
+    arguments = ("album/a.png", "-o", "x.png", "--method", "unrolled", "--weights", weights)
+    result = call("restore", *arguments, "--sigma", 2, *options)
+    assert_one_line_of_error(result, words)
+    if "iterations" not in words:
+        assert_one_line_of_error(result, ", ".join(sorted(UNROLLED)))
+
+
+def test_an_unrolled_network_restores_to_the_border(weights: Path) -> None:
+    flat = np.full((40, 50, 3), 100, np.uint8)
+    silent = Regularizer((2, 2, 2, 2), 1, scale=1e-6)  # G = 0: only the data term is left
+    still = Unrolled(silent, 4, step=1.0, sigma=0.01)
+    folder = weights.parent / "silent"
+    save_unrolled(still, folder / "finetune_unrolled/reg/deblur-k5-2.55.safetensors", {})
+    kernel = gaussian_kernel("k5")
+    out = restore(flat, "deblur", kernel=kernel, sigma=1, method="unrolled", weights=folder)
+    assert np.abs(out.astype(int) - 100).max() <= 1
 
 
 # --- parameters ------------------------------------------------------------------------------
@@ -403,6 +488,23 @@ def test_arguments_that_cannot_be_used(
 def test_arrays_that_are_no_images(image: Any, weights: Path) -> None:
     with pytest.raises(InputError, match="image of"):
         restore(image, "denoise", sigma=5, weights=weights)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path: Path, weights: Path) -> None:
+    path = tmp_path / "train_reg/updated/0/regularizer.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes((weights / "pretrain/denoiser.safetensors").read_bytes())
+    write_weights(
+        tmp_path / "finetune_unrolled/reg/sr-x2-2.55.safetensors",
+        {"step": torch.ones(1)},
+        {"kind": "regularizer", "channels": [2], "blocks": 1},
+    )
+    for method in ("pnp-gd", "unrolled"):
+        with pytest.raises(InputError, match="is needed here"):
+            restore(
+                np.zeros((30, 30), np.uint8),
+                "sr", factor=2, sigma=1, weights=tmp_path, method=method,
+            )  # fmt: skip
 
 
 def test_what_diverges_is_not_returned(weights: Path, monkeypatch: Any) -> None:
@@ -634,6 +736,75 @@ def test_bad_input_ends_in_one_line_and_changes_nothing(
     extra = () if "--weights" in given else ("--weights", weights)
     assert_one_line_of_error(call("restore", *given, *extra))
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_hostile_photographs_in_every_place(name: str, album: Path, weights: Path) -> None:
+    Path(name).write_bytes(BAD[name][0])
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    denoise = ("--task", "denoise", "--sigma", 5)
+    for given in (
+        ("restore", name, "-o", "x.png", *denoise, "--weights", weights),
+        ("restore", "album/a.png", "-o", "x.png", *denoise, "--weights", weights, "--truth", name),
+        ("restore", "album/a.png", "-o", "x.png", "--task", "inpaint", "--mask", name),
+        ("degrade", name, "-o", "y.png", *denoise),
+    ):
+        assert_one_line_of_error(call(*given), name)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_palettes_and_mislabelled_photographs_are_restored(album: Path, weights: Path) -> None:
+    image = Image.fromarray(ASTRONAUT[:40, 150:198])
+    image.quantize(16).save("palette.png")
+    image.save("jpeg.png", format="JPEG")
+    for name in ("palette.png", "jpeg.png"):
+        result = call(
+            "restore", name, "-o", f"x-{name}", "--task", "denoise", "--sigma", 5,
+            "--weights", weights,
+        )  # fmt: skip
+        assert result.exit_code == 0
+        assert read_photo(Path(f"x-{name}")).pixels.shape == (40, 48, 3)
+
+
+def test_a_read_only_folder_is_named_before_any_work(
+    album: Path, weights: Path, monkeypatch: Any
+) -> None:
+    Path("locked").mkdir(mode=0o555)
+    real = tempfile.TemporaryFile
+
+    def refuse(dir: Path) -> Any:  # root may write even there
+        if Path(dir).stat().st_mode & 0o222:
+            return real(dir=dir)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("reg.photos.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr(restoration, "restore", lambda *_, **__: pytest.fail("work was begun"))
+    options = ("--task", "denoise", "--sigma", 5, "--weights", weights)
+    for output in ("locked", "locked/x.png"):
+        result = call("restore", "album/a.png", "-o", output, *options)
+        assert_one_line_of_error(result, "locked: cannot be written to (Permission denied)")
+    assert list(Path("locked").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--task", "denoise", "--truth", "twins"), "truth of 64×41"),
+        (("--task", "inpaint", "--mask", "mask.png"), "mask of 64×48"),
+        (("--task", "deblur", "--kernel", "large.npy"), "kernel of 45 pixels"),
+    ],
+)
+def test_what_suits_only_the_first_of_many_stops_before_any_work(
+    options: tuple[object, ...], words: str, album: Path, weights: Path, monkeypatch: Any
+) -> None:
+    np.save("large.npy", np.ones((45, 45)))
+    write_photo(Path("mask.png"), Photo(np.full((48, 64, 1), 255, np.uint8)))
+    Path("twins").mkdir()
+    for name, height in (("a.png", 48), ("b.png", 41)):
+        write_photo(Path("twins", name), Photo(np.zeros((height, 64, 3), np.uint8)))
+    monkeypatch.setattr(restoration, "restore", lambda *_, **__: pytest.fail("work was begun"))
+    result = call("restore", album, "-o", "out", "--sigma", 5, "--weights", weights, *options)
+    assert_one_line_of_error(result, words)
 
 
 def test_degrade_refuses_bad_input(album: Path) -> None:

@@ -37,7 +37,15 @@ from reg.networks import (
 )
 from reg.params import Params, read_params
 from reg.training import seeded
-from reg.weights import PUBLISHED, Published, download, export_kair, find_networks, import_weights
+from reg.weights import (
+    PUBLISHED,
+    Published,
+    download,
+    export_kair,
+    export_onnx,
+    find_networks,
+    import_weights,
+)
 
 ROOT = Path(__file__).parents[1]
 CHANNELS, BLOCKS = (4, 6, 8, 10), 2
@@ -462,6 +470,60 @@ def test_what_the_official_layout_cannot_hold() -> None:
     assert not Path("back.pth").exists()
 
 
+# --- ONNX ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Denoiser((4, 6, 8, 10), 1),
+        Regularizer((4, 6, 8, 10), 1, "residual", 20.0),
+    ],
+)
+def test_onnx_computes_the_same_for_images_of_any_size(network: Network) -> None:
+    pytest.importorskip("onnxscript")
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    initialise(network, seeded(0))
+    save_network(network, Path("ours.safetensors"))
+    export_onnx(Path("ours.safetensors"), Path("out/ours.onnx"))
+    content = Path("out/ours.onnx").read_bytes()
+    if isinstance(network, Regularizer):
+        export_onnx(Path("ours.safetensors"), Path("again.onnx"))
+        assert Path("again.onnx").read_bytes() == content
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version >= 17
+    assert b".py" not in content  # no paths of the machine that made it
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(1)
+    for number, height, width in ((1, 8, 8), (2, 16, 24), (3, 17, 33), (1, 40, 9)):
+        given = {"x": torch.rand(number, 3, height, width, generator=generator)}
+        if isinstance(network, Denoiser):
+            given["sigma"] = 0.2 * torch.rand(number, generator=generator)
+        with torch.no_grad():
+            expected = network(*given.values())
+        (found,) = session.run(["out"], {name: value.numpy() for name, value in given.items()})
+        assert expected.abs().max() > 1e-2
+        assert np.abs(found - expected.numpy()).max() < 1e-4
+
+
+def test_without_the_exporter_the_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    save_network(Regularizer((2, 2, 2, 2), 1), Path("ours.safetensors"))
+    monkeypatch.setattr(reg.weights, "find_spec", lambda name: None)
+    refused(lambda: export_onnx(Path("ours.safetensors"), Path("a.onnx")), "extra `onnx`")
+    assert not Path("a.onnx").exists()
+
+
+def test_what_onnx_is_not_made_of() -> None:
+    about = {"kind": "unrolled", "channels": CHANNELS, "blocks": 1}
+    write_weights(Path("unrolled.safetensors"), {"step": torch.ones(1)}, about)
+    refused(lambda: export_onnx(Path("unrolled.safetensors"), Path("a.onnx")), "only D and G")
+    refused(lambda: export_onnx(Path("nowhere.safetensors"), Path("a.onnx")), "no such")
+
+
+# --- the published networks ----------------------------------------------------------------
+
+
 @pytest.mark.parametrize(("inputs", "count"), [(4, 32_640_960), (3, 32_640_384)])
 def test_names_and_sizes_of_the_published_networks(inputs: int, count: int) -> None:
     names = official_names(4)
@@ -531,6 +593,13 @@ def tiny_denoiser(params: Params, path: Path, seed: int) -> Denoiser:
     return denoiser
 
 
+def with_the_first_seed_alone(params: Params) -> Params:
+    section = params.active.train_reg
+    section = section.model_copy(update={"seeds": section.seeds[:1]})
+    profile = params.active.model_copy(update={"train_reg": section})
+    return params.model_copy(update={"profiles": {params.profile: profile}})
+
+
 def test_the_stages_take_what_is_given(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     pretrained = tiny_denoiser(params, Path("weights/tiny/pretrain/denoiser.safetensors"), 0)
     stages.pretrain.work(params)
@@ -547,10 +616,12 @@ def test_the_stages_take_what_is_given(params: Params, capsys: pytest.CaptureFix
     refused(lambda: stages.train_reg.work(params, "updated"), "regularizer.safetensors")
     regularizer = Regularizer(params.active.pretrain.channels, params.active.pretrain.blocks)
     save_network(regularizer, given / "regularizer.safetensors")
-    stages.train_reg.work(params, "updated")
+    assert len(params.active.train_reg.seeds) > 1
+    refused(lambda: stages.train_reg.work(params, "updated"), str(given), "one pair", "seeds")
+    stages.train_reg.work(with_the_first_seed_alone(params), "updated")
     out = capsys.readouterr().out
     assert out == "  D and G are imported from weights/tiny/train_reg, not trained\n"
-    arm = Path("models/tiny/train_reg/updated")
+    arm = Path("models/tiny/train_reg/updated/0")
     loaded = load_regularizer(arm / "regularizer.safetensors")
     assert (loaded.form, loaded.scale) == ("plain", 1.0)  # its own, not the profile's
     assert_same(regularizer.state_dict(), loaded.state_dict())
