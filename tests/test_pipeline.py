@@ -235,7 +235,9 @@ def test_every_figure_and_table_has_its_forms(first: Run) -> None:
         files = list((reports / folder).iterdir())
         assert {file.suffix for file in files} == {one, other}
         assert all(file.with_suffix(one).exists() for file in files)
-        assert all(file.with_suffix(other).exists() for file in files)
+        # The same numbers with their intervals stand in a second LaTeX table.
+        alone = [file.name for file in files if not file.with_suffix(other).exists()]
+        assert alone == (["restoration_intervals.tex"] if folder == "tables" else [])
         assert all(file.stat().st_size > 100 for file in files)
 
 

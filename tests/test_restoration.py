@@ -43,7 +43,7 @@ from reg.restoration import (
     to_mask,
     to_tensor,
 )
-from reg.unrolled import Unrolled, load_unrolled, save_unrolled
+from reg.unrolled import GAIN, Unrolled, load_unrolled, save_unrolled
 from tests.command_line import assert_one_line_of_error
 from tests.test_photos import BAD
 
@@ -281,7 +281,7 @@ def test_the_unrolled_network_of_the_nearest_task_is_taken(
 ) -> None:
     file = network_file(weights, "unrolled", Degradation(task, **options), sigma / 255)
     assert file == weights / f"finetune_unrolled/reg/{used}.safetensors"
-    assert load_unrolled(file).log_step.exp()[0].item() == pytest.approx(
+    assert (GAIN * load_unrolled(file).log_step).exp()[0].item() == pytest.approx(
         (UNROLLED.index(used) + 1) / 10
     )
 
