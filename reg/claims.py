@@ -547,12 +547,14 @@ def judge_unrolled(evidence: Evidence) -> Finding:
             "reg": float(a.mean()), "random": float(b.mean()), **_part(paired_difference(a, b))
         }  # fmt: skip
     overall = paired_difference(over_tasks(regs, claim), over_tasks(randoms, claim))
+    ahead = sum(part["interval"] is not None and part["interval"][0] > 0 for part in parts.values())
     levels = "; ".join(
         f"{task_name(t)}: {p['reg']:.2f} against {p['random']:.2f} dB" for t, p in parts.items()
     )
     why = (
         f"After {budget:,} training iterations from either start, ReG's start is better by "
-        f"{overall.text('dB')} ({levels})"
+        f"{overall.text('dB')} ({levels}); the interval lies above 0 on {ahead} of "
+        f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"
     )
     return Finding(overall, _by_interval(overall), f"{why}.", _seeds(regs[tasks[0]]), parts)
 
