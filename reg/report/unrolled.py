@@ -220,8 +220,8 @@ def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -
         f"Unrolled gradient descent from every start after equal training, beside PnP-GD with the "
         f"same ReG: mean over {table['image'].nunique()} test images and "
         f"{table['seed'].nunique()} training seeds. Passes: how often the network is run for one "
-        "image, which its time is proportional to. Gain: PSNR minus that of the random start, paired "
-        "by seed and image, with its 95 % interval.",
+        "image, which its time is proportional to. Gain: PSNR minus that of the random start, "
+        "paired by seed and image, with its 95 % interval.",
         ("Method", "Passes", "PSNR (dB)", "Gain (dB)", "SSIM"),
         tuple(blocks),
         task_means(rows),
