@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -148,6 +148,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         if column in columns and not pd.api.types.is_numeric_dtype(table[column]):
             raise InputError(f"{path}: column {column} holds text; it must be numbers")
     return table
+
+
+def count_verdicts(ledger: Sequence[Mapping[str, Any]]) -> dict[Verdict, int]:
+    """How many claims have each verdict, in the order in which reports name them."""
+    return {
+        verdict: sum(claim["verdict"] == verdict for claim in ledger)
+        for verdict in get_args(Verdict)
+    }
 
 
 def cautions_of(ledger: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -511,7 +511,9 @@ def _unrolled_crops(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figu
             (inputs.file("finetune_unrolled", "*", "images"),),
             tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
         )
-        entries.append((entry, partial(unrolled.draw_unrolled_crops, pictures, pictures[0][1])))
+        (_, truth, _), *_ = pictures
+        draw = partial(figures.draw_comparison, pictures, truth, per_row=len(pictures))
+        entries.append((entry, draw))
     return entries
 
 

@@ -6,16 +6,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reg.checkpoints import write_whole
-from reg.claims import Verdict, cautions_of
+from reg.claims import cautions_of, count_verdicts
 from reg.console import say
 from reg.errors import InputError
 from reg.report.page import FigureEntry, TableEntry, Weights
@@ -82,11 +81,10 @@ def document_latex(
         undefined=StrictUndefined,
         finalize=lambda value: value if isinstance(value, Tex) else latex_text(str(value)),
     )
-    verdicts = Counter(c["verdict"] for c in claims)
     return environment.get_template("document.tex.jinja").render(
         profile=profile,
         claims=claims,
-        counts=[(verdicts[verdict], verdict) for verdict in get_args(Verdict)],
+        counts=[(count, verdict) for verdict, count in count_verdicts(claims).items()],
         cautions=cautions_of(claims),
         seeds=sorted({seed for c in claims for seed in c["seeds"]}),
         methods=restoration.loc[restoration["method"] != "start", "method"].nunique(),

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from reg.claims import cautions_of
+from reg.claims import cautions_of, count_verdicts
 from reg.report.figures import last_by_image
 from reg.report.tables import Sheet, to_markdown
 
@@ -161,8 +161,7 @@ def index_markdown(
 
 
 def _counts(claims: Sequence[Mapping[str, Any]]) -> str:
-    verdicts = [c["verdict"] for c in claims]
-    parts = [f"{verdicts.count(v)} {v}" for v in ("reproduced", "not reproduced", "inconclusive")]
+    parts = [f"{count} {verdict}" for verdict, count in count_verdicts(claims).items()]
     return f"Of {len(claims)} claims of the paper: {', '.join(parts)}."
 
 

@@ -1,6 +1,6 @@
 """What the report shows of the unrolled networks: curves, numbers of steps, crops, tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from reg.report.figures import (
     GREY,
     TEXT_WIDTH,
     colour_of,
-    draw_comparison,
     last_by_image,
     names_right,
 )
@@ -155,11 +154,6 @@ def _number_of_steps(axis: Axes, rows: pd.DataFrame, descent: tuple[float, float
     axis.xaxis.set_minor_locator(NullLocator())
     names_right(axis, ends, gap=0.2)
     axis.set_ylabel("test PSNR (dB)")
-
-
-def draw_unrolled_crops(pictures: Sequence[tuple[str, Pixels, str]], truth: Pixels) -> Figure:
-    """One test image as every start restores it, a square of it enlarged."""
-    return draw_comparison(pictures, truth, per_row=len(pictures))
 
 
 def crops(

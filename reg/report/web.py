@@ -20,6 +20,7 @@ from reg.claims import (
     MSD_RANGE,
     VISUAL_TASK,
     cautions_of,
+    count_verdicts,
     in_order,
     method_name,
     rounded,
@@ -112,7 +113,7 @@ def web_page(
     return environment.get_template("page.html.jinja").render(
         profile=profile,
         claims=[{**c, "plot": interval_plot(c), "table": parts_table(c["parts"])} for c in claims],
-        counts={v: sum(c["verdict"] == v for c in claims) for v in VERDICTS},
+        counts=count_verdicts(claims),
         cautions=cautions_of(claims),
         figures=[(f, shown_figure(figure_folder / f"{f.name}.png")) for f in figures],
         tables=tables,
