@@ -29,16 +29,6 @@ TRIED_STEPS = 20
 ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 
 
-def data_term(problem: Problem, x: Tensor) -> Tensor:
-    """f(x) = ½‖Ax − y‖² of each image: (N,)."""
-    return 0.5 * (problem.operator.A(x) - problem.y).square().sum(dim=(1, 2, 3))
-
-
-def data_gradient(problem: Problem, x: Tensor) -> Tensor:
-    """∇f(x) = Aᵀ(Ax − y)."""
-    return problem.operator.A_adjoint(problem.operator.A(x) - problem.y)
-
-
 # --- where to stop ----------------------------------------------------------------------------
 
 
@@ -76,10 +66,7 @@ def pnp_gd(
     `descent` says how the gradient is followed; see `descend`.
     """
 
-    def gradient(x: Tensor) -> Tensor:
-        return data_gradient(problem, x) + sigma**2 * regularizer(x)
-
-    return descend(problem, gradient, step, descent)
+    return descend(problem, lambda x: sigma**2 * regularizer(x), step, descent)
 
 
 def red_gd(
@@ -93,50 +80,48 @@ def red_gd(
 ) -> Iterator[Tensor]:
     """RED: x ← x − μ(Aᵀ(Ax − y) + w(x − D_σ(x))) (Romano, Elad & Milanfar, 2017)."""
 
-    def gradient(x: Tensor) -> Tensor:
-        return data_gradient(problem, x) + weight * (x - denoiser(x, sigma))
-
-    return descend(problem, gradient, step, descent)
+    return descend(problem, lambda x: weight * (x - denoiser(x, sigma)), step, descent)
 
 
-def descend(
-    problem: Problem, gradient: Gradient, step: float, descent: Descent
-) -> Iterator[Tensor]:
-    """Follow a gradient g from the problem's start.
+def descend(problem: Problem, slope: Gradient, step: float, descent: Descent) -> Iterator[Tensor]:
+    """Follow g = ∇f + s from the problem's start, s being the slope of a regularizer.
 
-    - ``plain``: x ← x − μg, the equation of the paper;
+    - ``plain``: x ← x − μg(x), the equation of the paper;
     - ``adam``: the gradient goes through Adam with a constant rate μ, as in the official code;
-    - ``spectral``: x ← x − (AᵀA + 1/μ)⁻¹g, the metric of the operator itself. A step costs one
-      closed-form solve more, the stationary points are the same, and where AᵀA is large the
-      step is that of Newton, so μ need only respect the regularizer: μ < 2/Lip(σ²G);
+    - ``spectral``: x ← x − (AᵀA + 1/μ)⁻¹g(x), the metric of the operator itself. The stationary
+      points are the same, and where AᵀA is large the step is that of Newton, so μ need only
+      respect the regularizer: μ < 2/Lip(s). It is computed as prox_{μf}(x − μs(x)), the same
+      point, at the cost of a plain step;
     - ``accelerated``: the spectral step at v = x + 0.8(x − x_previous), Nesterov's momentum with a
       constant weight, which carries information into large holes in a tenth of the iterations;
       see `curvature_bound`.
     """
     if descent == "plain":
-        return _plain(problem.start, gradient, step)
+        return _plain(problem, slope, step)
     if descent == "adam":
-        return _adam(problem.start, gradient, step)
-    return _spectral(problem, gradient, step, MOMENTUM if descent == "accelerated" else 0.0)
+        return _adam(problem, slope, step)
+    return _spectral(problem, slope, step, MOMENTUM if descent == "accelerated" else 0.0)
 
 
-def _plain(x: Tensor, gradient: Gradient, step: float) -> Iterator[Tensor]:
+def _plain(problem: Problem, slope: Gradient, step: float) -> Iterator[Tensor]:
+    x, f = problem.start, problem.data_term
     while True:
-        x = x - step * gradient(x)
+        x = x - step * (f.gradient(x) + slope(x))
         yield x
 
 
 def _adam(
-    x: Tensor,
-    gradient: Gradient,
+    problem: Problem,
+    slope: Gradient,
     step: float,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> Iterator[Tensor]:
+    x, f = problem.start, problem.data_term
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
     for k in count(1):
-        g = gradient(x)
+        g = f.gradient(x) + slope(x)
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         scale = (square / (1 - beta2**k)).sqrt_().add_(epsilon)
@@ -145,14 +130,12 @@ def _adam(
 
 
 def _spectral(
-    problem: Problem, gradient: Gradient, step: float, momentum: float
+    problem: Problem, slope: Gradient, step: float, momentum: float
 ) -> Iterator[Tensor]:
-    # prox_l2(g, 0, γ) = (γAᵀA + 1)⁻¹g, so μ·prox_l2(g, 0, μ) = (AᵀA + 1/μ)⁻¹g.
     x = previous = problem.start
-    zero = torch.zeros_like(problem.y)
     while True:
-        v = x + momentum * (x - previous) if momentum else x
-        previous, x = x, v - step * problem.operator.prox_l2(gradient(v), zero, step)
+        v = torch.lerp(previous, x, 1 + momentum) if momentum else x
+        previous, x = x, problem.data_term.spectral_step(v, slope(v), step)
         yield x
 
 
@@ -193,7 +176,7 @@ def pnp_admm(
         if previous is not None and s != previous:
             u = u * (s / previous) ** 2
         previous = s
-        x = problem.operator.prox_l2(z - u, problem.y, (s / sigma) ** 2)
+        x = problem.data_term.prox(z - u, (s / sigma) ** 2)
         z = denoiser(x + u, s)
         u = u + x - z
         yield z
@@ -208,7 +191,7 @@ def pnp_hqs(
     """
     z = problem.start
     for s in levels:
-        x = problem.operator.prox_l2(z, problem.y, (s / sigma) ** 2)
+        x = problem.data_term.prox(z, (s / sigma) ** 2)
         z = denoiser(x, s)
         yield z
 
@@ -219,7 +202,7 @@ def pnp_pgd(
     """PnP proximal gradient: x ← D_σ(x − μAᵀ(Ax − y))."""
     x = problem.start
     while True:
-        x = denoiser(x - step * data_gradient(problem, x), sigma)
+        x = denoiser(x - step * problem.data_term.gradient(x), sigma)
         yield x
 
 
@@ -245,12 +228,12 @@ def gs_pnp(
     half = torch.is_autocast_enabled(x.device.type)
     rounding = ROUNDING[torch.get_autocast_dtype(x.device.type) if half else x.dtype]
     value, slope = potential(x, sigma)
-    objective = data_term(problem, x) + weight * value
+    objective = problem.data_term.value(x) + weight * value
     while True:
         for _ in range(0 if settled.all() else TRIED_STEPS):
-            candidate = problem.operator.prox_l2(x - step * weight * slope, problem.y, step)
+            candidate = problem.data_term.prox(x - step * weight * slope, step)
             value, new_slope = potential(candidate, sigma)
-            reached = data_term(problem, candidate) + weight * value
+            reached = problem.data_term.value(candidate) + weight * value
             moved = (candidate - x).square().sum(dim=(1, 2, 3))
             needed = SUFFICIENT_DECREASE * moved / step.flatten() - rounding * objective.abs()
             enough = objective - reached >= needed
@@ -299,6 +282,6 @@ def total_variation(problem: Problem, *, weight: float, step: float) -> Iterator
         p = p + image_gradient(over) / (8 * step)
         p = p / (p.square().sum(dim=(0, 2), keepdim=True).sqrt() / weight).clamp_min(1)
         previous = x
-        x = problem.operator.prox_l2(x - step * image_gradient_adjoint(p), problem.y, step)
+        x = problem.data_term.prox(x - step * image_gradient_adjoint(p), step)
         over = 2 * x - previous
         yield x

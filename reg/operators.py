@@ -57,6 +57,39 @@ class Operator(ABC):
     def norm(self, height: int, width: int) -> float:
         """The exact spectral norm of A on images of ``height`` × ``width`` pixels."""
 
+    def data_term(self, y: Tensor) -> "DataTerm":
+        """f(x) = ½‖A x − y‖² for a batch of measurements."""
+        return DataTerm(self, y)
+
+
+class DataTerm:
+    """f(x) = ½‖A x − y‖² of measurements y (N,C,h,w), as the iterations use it.
+
+    Operators that can compute once what depends on y alone return their own.
+    """
+
+    def __init__(self, operator: Operator, y: Tensor) -> None:
+        self.operator, self.y = operator, y
+
+    def value(self, x: Tensor) -> Tensor:
+        """f(x) of each image: (N,)."""
+        return 0.5 * (self.operator.A(x) - self.y).square().sum(dim=(1, 2, 3))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇f(x) = Aᵀ(A x − y)."""
+        return self.operator.A_adjoint(self.operator.A(x) - self.y)
+
+    def prox(self, z: Tensor, gamma: float | Tensor) -> Tensor:
+        """prox_{γf}(z) = argmin_x γ f(x) + ½‖x − z‖²; γ as in `Operator.prox_l2`."""
+        return self.operator.prox_l2(z, self.y, gamma)
+
+    def spectral_step(self, x: Tensor, slope: Tensor, step: float) -> Tensor:
+        """x − (AᵀA + 1/μ)⁻¹(∇f(x) + s): a step down f plus a term of slope s, in A's own metric.
+
+        The same point is prox_{μf}(x − μs), which needs no gradient of f.
+        """
+        return self.prox(x - step * slope, step)
+
 
 class Blur(Operator):
     """Circular convolution (not correlation): ``(A x)[i] = Σ_j k[j] x[i − (j − c)]``.
@@ -88,8 +121,28 @@ class Blur(Operator):
     def norm(self, height: int, width: int) -> float:
         return float(_transfer(self.kernel, height, width).abs().max())
 
+    def data_term(self, y: Tensor) -> DataTerm:
+        return BlurDataTerm(self, y)
+
     def _spectrum(self, x: Tensor) -> Tensor:
         return _once(self._spectra, x, lambda: _transfer(self.kernel, *x.shape[-2:]))
+
+
+class BlurDataTerm(DataTerm):
+    """The data term of a blur: gradient and prox by one FFT forth and one back."""
+
+    def __init__(self, operator: Blur, y: Tensor) -> None:
+        super().__init__(operator, y)
+        spectrum = operator._spectrum(y)
+        self._power = spectrum.abs().square()
+        self._back = spectrum.conj() * torch.fft.rfft2(y)  # the spectrum of Aᵀy
+
+    def gradient(self, x: Tensor) -> Tensor:
+        return _irfft2(torch.fft.rfft2(x).mul_(self._power).sub_(self._back), x)
+
+    def prox(self, z: Tensor, gamma: float | Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(z) + gamma * self._back
+        return _irfft2(spectrum.div_(1 + gamma * self._power), z)
 
 
 class Downsampling(Operator):

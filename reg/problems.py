@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from reg.errors import InputError
 from reg.operators import (
     GAUSSIAN_KERNELS,
     Blur,
+    DataTerm,
     Denoising,
     Downsampling,
     Inpainting,
@@ -59,6 +61,11 @@ class Problem:
     sigma_n: float
     start: Tensor
     truth: Tensor
+
+    @cached_property
+    def data_term(self) -> DataTerm:
+        """f(x) = ½‖A x − y‖²."""
+        return self.operator.data_term(self.y)
 
 
 def parse_task(name: str) -> Task:

@@ -40,6 +40,7 @@ from reg.networks import (
 )
 from reg.operators import (
     Blur,
+    DataTerm,
     Denoising,
     Downsampling,
     Inpainting,
@@ -313,8 +314,8 @@ class Measured(Operator):
     calls; it ends when the residual is ``tolerance`` times that at z, or after ``steps``. What is
     left is an error at the border, which later calls reduce.
 
-    Without measurements (y = 0) it is the metric of a descent, and the closed form of A itself: as
-    AᵀMᵀMA ≼ AᵀA, a step that is stable for A is so for MA, with the same stationary points.
+    The metric of a spectral step is that of A without M, in closed form: as AᵀMᵀMA ≼ AᵀA, a step
+    that is stable for A is so for MA, with the same stationary points.
     """
 
     def __init__(
@@ -327,6 +328,7 @@ class Measured(Operator):
         steps: int = 3,
     ) -> None:
         self.operator, self.tolerance, self.steps = operator, tolerance, steps
+        self.domain = domain
         (height, width), (tall, wide) = size, domain
         self._inner = (..., slice(reach, reach + height), slice(reach, reach + width))
         self.beyond = (reach, wide - width - reach, reach, tall - height - reach)
@@ -339,13 +341,6 @@ class Measured(Operator):
         return _by_channel(lambda one: self.operator.A_adjoint(F.pad(one, self.beyond)), y)
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: float | Tensor) -> Tensor:
-        nothing = F.pad(torch.zeros_like(y[:, :1]), self.beyond)
-
-        def precondition(r: Tensor) -> Tensor:
-            return _by_channel(lambda one: self.operator.prox_l2(one, nothing, gamma), r)
-
-        if not y.any():
-            return precondition(z)
         x, residual = z, gamma * self.A_adjoint(y - self.A(z))
         enough = self.tolerance * residual.norm()
         if self._last is not None:
@@ -353,13 +348,13 @@ class Measured(Operator):
             if left.norm() < residual.norm():
                 x, residual = self._last, left
             del left
-        direction = change = precondition(residual)
+        direction = change = self.precondition(residual, gamma)
         product = (residual * change).sum()
         for step in range(self.steps):
             if not residual.norm() > enough:
                 break
             if step > 0:
-                change = precondition(residual)
+                change = self.precondition(residual, gamma)
                 before, product = product, (residual * change).sum()
                 direction = change + (product / before) * direction
             image = direction + gamma * self.A_adjoint(self.A(direction))
@@ -368,9 +363,27 @@ class Measured(Operator):
         self._last = x
         return x
 
+    def precondition(self, r: Tensor, gamma: float | Tensor) -> Tensor:
+        """(γAᵀA + 1)⁻¹r, without M."""
+
+        nothing = r.new_zeros(len(r), 1, *self.domain)
+        return _by_channel(lambda one: self.operator.prox_l2(one, nothing, gamma), r)
+
     def norm(self, height: int, width: int) -> float:
         """An upper bound: the norm on the domain without M."""
         return self.operator.norm(height, width)
+
+    def data_term(self, y: Tensor) -> DataTerm:
+        return MeasuredDataTerm(self, y)
+
+
+class MeasuredDataTerm(DataTerm):
+    """The data term of a photograph with unknown borders."""
+
+    operator: Measured
+
+    def spectral_step(self, x: Tensor, slope: Tensor, step: float) -> Tensor:
+        return x - step * self.operator.precondition(self.gradient(x) + slope, step)
 
 
 def _by_channel(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -77,8 +77,7 @@ class Unrolled(nn.Module):
             k = min(k + 1, self.steps - 1)
 
     def _step(self, problem: Problem, x: Tensor, step: Tensor, sigma: Tensor) -> Tensor:
-        residual = problem.operator.A(x) - problem.y
-        gradient: Tensor = problem.operator.A_adjoint(residual) + sigma**2 * self.regularizer(x)
+        gradient: Tensor = problem.data_term.gradient(x) + sigma**2 * self.regularizer(x)
         return x - step * gradient
 
 

@@ -21,8 +21,6 @@ from reg.iterations import (
     TRIED_STEPS,
     PotentialAndGradient,
     curvature_bound,
-    data_gradient,
-    data_term,
     gs_pnp,
     image_gradient,
     image_gradient_adjoint,
@@ -109,12 +107,12 @@ def close(x: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
 def test_data_gradient_is_the_gradient_of_the_data_term(name: str) -> None:
     p = problem(name)
     x = p.start.clone().requires_grad_()
-    value = data_term(p, x)
+    value = p.data_term.value(x)
     assert value.shape == (2,)
     for k in range(2):
         close(value[k], 0.5 * (p.operator.A(x[k : k + 1]) - p.y[k]).square().sum())
     (expected,) = torch.autograd.grad(value.sum(), x)
-    close(data_gradient(p, p.start), expected)
+    close(p.data_term.gradient(p.start), expected)
 
 
 @every_operator
@@ -278,11 +276,13 @@ def test_first_steps_are_the_published_equations(name: str) -> None:
 def test_a_spectral_step_is_a_proximal_gradient_step(
     name: str, step: float, sigma: float, seed: int
 ) -> None:
-    # x − (AᵀA + 1/μ)⁻¹(Aᵀ(Ax − y) + σ²G(x)) = prox_{μf}(x − μσ²G(x)), for any G.
+    # x − (AᵀA + 1/μ)⁻¹(Aᵀ(Ax − y) + σ²G(x)) = prox_{μf}(x − μσ²G(x)), for any G. The inverse is
+    # taken as the prox of measurements that are 0: prox_l2(g, 0, μ) = (μAᵀA + 1)⁻¹g.
     p = problem(name, seed)
-    x = p.start
+    x, A, nothing = p.start, p.operator, torch.zeros_like(p.y)
     for moved in islice(pnp_gd(p, bent, sigma=sigma, step=step, descent="spectral"), 3):
-        expected = p.operator.prox_l2(x - step * sigma**2 * bent(x), p.y, step)
+        gradient = A.A_adjoint(A.A(x) - p.y) + sigma**2 * bent(x)
+        expected = x - step * A.prox_l2(gradient, nothing, step)
         torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-9)
         x = moved
 
@@ -306,7 +306,7 @@ def test_adam_is_the_adam_of_torch(name: str) -> None:
     x = p.start.clone()
     optimiser = torch.optim.Adam([x], lr=0.01)
     for moved in islice(pnp_gd(p, bent, sigma=SIGMA, step=0.01, descent="adam"), 20):
-        x.grad = data_gradient(p, x) + SIGMA**2 * bent(x)
+        x.grad = p.data_term.gradient(x) + SIGMA**2 * bent(x)
         optimiser.step()
         close(moved, x)
 
@@ -328,7 +328,7 @@ def test_admm_ends_where_the_optimality_condition_holds(
     p, sigma = problem(name), 0.2
     iterates = pnp_admm(p, soft, sigma=sigma, levels=noise_levels(*levels))
     x = after(iterates, 1500)
-    gradient, bound = data_gradient(p, x), sigma**2 * C
+    gradient, bound = p.data_term.gradient(x), sigma**2 * C
     active = x != 0
     assert 0.05 < active.double().mean() < 0.95  # both cases occur
     close(gradient[active], -bound * x[active].sign(), atol=1e-6)
@@ -351,7 +351,7 @@ def test_proximal_gradient_ends_where_the_optimality_condition_holds(name: str) 
     p, s = problem(name), 0.3
     step = 1 / p.operator.norm(HEIGHT, WIDTH) ** 2
     x = after(pnp_pgd(p, soft, sigma=s, step=step), 3000)
-    gradient, bound = data_gradient(p, x), C * s**2 / step
+    gradient, bound = p.data_term.gradient(x), C * s**2 / step
     active = x != 0
     close(gradient[active], -bound * x[active].sign(), atol=1e-6)
     assert gradient[~active].abs().max() <= bound + 1e-6
@@ -421,10 +421,10 @@ def test_gs_pnp_descends_a_nonconvex_objective_at_every_step(name: str, steepnes
     potential = network_potential(steepness)
 
     def objective(x: Tensor) -> Tensor:
-        return data_term(p, x) + weight * potential(x, sigma)[0]
+        return p.data_term.value(x) + weight * potential(x, sigma)[0]
 
     def slope(x: Tensor) -> float:
-        return float((data_gradient(p, x) + weight * potential(x, sigma)[1]).norm())
+        return float((p.data_term.gradient(x) + weight * potential(x, sigma)[1]).norm())
 
     xs = [p.start, *islice(gs_pnp(p, potential, weight=weight, sigma=sigma), 120)]
     for x, new in pairwise(xs):

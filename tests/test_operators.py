@@ -110,6 +110,43 @@ def test_prox_solves_the_normal_equations(
 
 
 @every_operator
+@few
+@given(rows=cells, columns=cells, seed=seeds, exponent=st.floats(-3, 4))
+def test_data_term_is_that_of_the_operator(
+    name: str, rows: int, columns: int, seed: int, exponent: float
+) -> None:
+    operator, height, width = build(name, rows, columns)
+    x = rand(2, 3, height, width, seed=seed)
+    y = rand(*operator.A(x).shape, seed=seed + 1)
+    f, gamma = operator.data_term(y), 10.0**exponent
+    residual = operator.A(x) - y
+    torch.testing.assert_close(f.value(x), 0.5 * residual.square().sum(dim=(1, 2, 3)))
+    gradient = operator.A_adjoint(residual)
+    torch.testing.assert_close(f.gradient(x), gradient, rtol=1e-9, atol=1e-9)
+    expected = operator.prox_l2(x, y, gamma)
+    torch.testing.assert_close(f.prox(x, gamma), expected, rtol=1e-8, atol=1e-8)
+    both = torch.tensor([gamma, 2 * gamma], dtype=torch.float64).reshape(2, 1, 1, 1)
+    expected = operator.prox_l2(x, y, both)
+    torch.testing.assert_close(f.prox(x, both), expected, rtol=1e-8, atol=1e-8)
+    # x − (AᵀA + 1/μ)⁻¹(∇f(x) + s)
+    slope = rand(*x.shape, seed=seed + 2)
+    moved = x - gamma * operator.prox_l2(gradient + slope, torch.zeros_like(y), gamma)
+    scale = max(1.0, gamma) * 1e-9
+    torch.testing.assert_close(f.spectral_step(x, slope, gamma), moved, rtol=1e-8, atol=scale)
+
+
+@every_operator
+def test_data_term_keeps_its_digits_in_float32_when_gamma_is_large(name: str) -> None:
+    operator, height, width = build(name, 8, 7)
+    truth = rand(2, 3, height, width)
+    z, y = truth + 0.1 * rand(2, 3, height, width, seed=1), operator.A(truth)
+    exact = operator.data_term(y).prox(z, 1e4)
+    rounded = operator.data_term(y.float()).prox(z.float(), 1e4)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded.double(), exact, rtol=0, atol=1e-4)
+
+
+@every_operator
 def test_prox_takes_one_gamma_per_image(name: str) -> None:
     operator, height, width = build(name, 5, 4)
     z = rand(2, 3, height, width)
@@ -189,6 +226,8 @@ def test_gradients_flow_through_everything(name: str) -> None:
     assert torch.autograd.gradcheck(operator.A, (x,))
     assert torch.autograd.gradcheck(operator.A_adjoint, (y,))
     assert torch.autograd.gradcheck(operator.prox_l2, (x, y, gamma))
+    assert torch.autograd.gradcheck(lambda x, y: operator.data_term(y).gradient(x), (x, y))
+    assert torch.autograd.gradcheck(lambda x, y, g: operator.data_term(y).prox(x, g), (x, y, gamma))
 
 
 @every_operator
