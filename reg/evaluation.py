@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from reg.checkpoints import State, finished_cell, write_whole
-from reg.console import progress
+from reg.console import first_process, progress
 from reg.images import write_image
 from reg.iterations import settle
 from reg.methods import Networks, iterate
 from reg.metrics import mean_squared_difference, psnr, ssim
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
+from reg.processes import finish_share
 
 COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
-BATCH = 8
+BATCH = 8  # images that a CPU takes at once: more gain nothing there
+ACCELERATOR_BATCH = 32
 VALIDATION_SIGMAS = (15, 25, 50)  # /255
 Row = list[Any]
 
@@ -49,6 +51,7 @@ def evaluate(
     key: str,
     pictures: Path,
     keep: Collection[str] = (),
+    keep_every: int = 1,
     tolerance: float | None = None,
 ) -> pd.DataFrame:
     """Run every job on every image; the long table of what was measured.
@@ -57,55 +60,72 @@ def evaluate(
     With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last
     iterates are measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and
     the oracle `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last
-    iterates of the tasks in `keep`, of the first training seed, are written to
-    `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are kept in
-    `.checkpoints/<key>/`.
+    iterates of the tasks in `keep`, of the first training seed and of every `keep_every`-th image,
+    are written to `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are
+    kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the first returns the
+    table, the others an empty one.
     """
     first = next(iter(networks))
-    parts = [(job, names, batch) for job in jobs for names, batch in batches(images)]
-    rows: list[Row] = []
-    with progress("cells", len(parts)) as shown:
-        for job, names, batch in parts:
-            training_seed = first if job.seed is None else job.seed
-            device = networks[training_seed].device
-            problem = make_problem(job.task, batch.to(device), names, seed)
+    chosen = set(kept_names(images, keep_every))
 
-            def compute(
-                problem: Problem = problem, job: Job = job, use: Networks = networks[training_seed]
-            ) -> State:
-                with inference(precision, use.device):
-                    iterates = iterate(job.method, problem, use, job.parameters)
-                    if tolerance is not None:
-                        iterates = settle(iterates, problem.start, tolerance)
-                    curves, last = trace(iterates, problem, iterations)
-                return {**{name: curve.cpu() for name, curve in curves.items()}, "last": last.cpu()}
+    def cell(job: Job, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
+        training_seed = first if job.seed is None else job.seed
+        kept = [
+            k for k, name in enumerate(names)
+            if name in chosen and job.task in keep and training_seed == first
+        ]  # fmt: skip
 
-            cell = f"{job.task}_{job.method}_{training_seed}_{names[0]}"
-            state = finished_cell(key, cell, compute)
-            last, levels = state["last"], state["psnr"]
-            if tolerance is None:
-                curves = {"psnr": levels, "msd": state["msd"]}
-                rows += curve_rows(problem, job.method, training_seed, names, curves)
-                measured: Mapping[str, Sequence[float]] = {"ssim": ssim(last, batch)}
-            else:
-                measured = {
-                    "psnr": levels[-1].tolist(),
-                    "ssim": ssim(last, batch),
+        def compute() -> State:
+            use = networks[training_seed]
+            problem = make_problem(job.task, batch.to(use.device), names, seed)
+            with inference(precision, use.device):
+                iterates = iterate(job.method, problem, use, job.parameters)
+                if tolerance is not None:
+                    iterates = settle(iterates, problem.start, tolerance)
+                curves, last = trace(iterates, problem, iterations)
+            curves, last = {name: curve.cpu() for name, curve in curves.items()}, last.cpu()
+            measured = {"ssim": ssim(last, batch)}
+            if tolerance is not None:
+                measured |= {
                     # 0 dB where an iterate diverged, as in `trace`
                     "psnr_unclipped": psnr(last, batch, clip=False)
-                    .masked_fill(state["msd"][-1].isinf(), 0.0)
+                    .masked_fill(curves["msd"][-1].isinf(), 0.0)
                     .tolist(),
-                    "psnr_best": levels.amax(dim=0).tolist(),
-                    "iterations": iterations_taken(state["msd"]).tolist(),
+                    "psnr_best": curves["psnr"].amax(dim=0).tolist(),
+                    "iterations": iterations_taken(curves["msd"]).tolist(),
                 }
-            rows += final_rows(problem, job.method, training_seed, names, iterations, measured)
-            if job.task in keep and training_seed == first:
-                folder = pictures / job.task
-                for name, image, truth in zip(names, last, batch, strict=True):
-                    write_image(folder / job.method / f"{name}.png", image[None])
-                    write_image(folder / "truth" / f"{name}.png", truth[None])
-            shown.step(f"{job.task} {job.method} {levels[-1].mean():.2f} dB")
+            return {"curves": curves, "measured": measured, "kept": last[kept]}
+
+        return f"{job.task}_{job.method}_{training_seed}_{names[0]}", compute
+
+    most = most_at_once(networks[first].device)
+    parts = [(job, names, batch) for job in jobs for names, batch in batches(images, most)]
+    cells = [cell(*part) for part in parts]
+    finish_share(key, dict(cells))
+    if not first_process():
+        return long_table([])
+    rows: list[Row] = []
+    with progress("cells", len(parts)) as shown:
+        for (job, names, batch), (name, compute) in zip(parts, cells, strict=True):
+            training_seed = first if job.seed is None else job.seed
+            state = finished_cell(key, name, compute)
+            curves, measured = state["curves"], state["measured"]
+            if tolerance is None:
+                rows += curve_rows(job.task, job.method, training_seed, names, curves)
+            else:
+                measured = {"psnr": curves["psnr"][-1].tolist(), **measured}
+            rows += final_rows(job.task, job.method, training_seed, names, iterations, measured)
+            kept = [k for k, one in enumerate(names) if one in chosen] if len(state["kept"]) else []
+            for k, image in zip(kept, state["kept"], strict=True):
+                write_image(pictures / job.task / job.method / f"{names[k]}.png", image[None])
+                write_image(pictures / job.task / "truth" / f"{names[k]}.png", batch[k : k + 1])
+            shown.step(f"{job.task} {job.method} {curves['psnr'][-1].mean():.2f} dB")
     return long_table(rows)
+
+
+def kept_names(images: Mapping[str, Tensor], every: int) -> list[str]:
+    """Every n-th image, in the order of names, the first one first."""
+    return sorted(images)[::every]
 
 
 def measure_starts(
@@ -114,25 +134,37 @@ def measure_starts(
     *,
     training_seed: int,
     seed: int,
+    key: str,
     pictures: Path,
     keep: Collection[str] = (),
+    keep_every: int = 1,
 ) -> pd.DataFrame:
     """PSNR and SSIM of the degraded starts, as method `start` at iteration 0.
 
-    No training took part in them; they stand under `training_seed`, the first one.
+    No training took part in them; they stand under `training_seed`, the first one. Finished cells
+    and several processes are as in `evaluate`.
     """
+    parts = [(task, names, batch) for task in tasks for names, batch in batches(images)]
+
+    def cell(task: str, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
+        def compute() -> State:
+            start = make_problem(task, batch, names, seed).start
+            return {"psnr": psnr(start, batch).tolist(), "ssim": ssim(start, batch)}
+
+        return f"{task}_start_{names[0]}", compute
+
+    cells = [cell(*part) for part in parts]
+    finish_share(key, dict(cells))
+    if not first_process():
+        return long_table([])
     rows: list[Row] = []
-    for task in tasks:
-        for names, batch in batches(images):
-            problem = make_problem(task, batch, names, seed)
-            measured = {
-                "psnr": psnr(problem.start, batch).tolist(),
-                "ssim": ssim(problem.start, batch),
-            }
-            rows += final_rows(problem, "start", training_seed, names, 0, measured)
-            if task in keep:
-                for name, start in zip(names, problem.start, strict=True):
-                    write_image(pictures / task / "start" / f"{name}.png", start[None])
+    for (task, names, _), (name, compute) in zip(parts, cells, strict=True):
+        measured = finished_cell(key, name, compute)
+        rows += final_rows(task, "start", training_seed, names, 0, measured)
+    for task in keep:
+        for name in kept_names(images, keep_every):
+            start = make_problem(task, images[name], [name], seed).start
+            write_image(pictures / task / "start" / f"{name}.png", start)
     return long_table(rows)
 
 
@@ -167,7 +199,7 @@ def trace(
 
 
 def curve_rows(
-    problem: Problem,
+    task: str,
     method: str,
     training_seed: int,
     names: Sequence[str],
@@ -177,11 +209,11 @@ def curve_rows(
     for metric, values in curves.items():
         for iteration, per_image in enumerate(values.tolist(), start=1):
             for name, value in zip(names, per_image, strict=True):
-                yield [problem.task, method, training_seed, name, iteration, metric, value]
+                yield [task, method, training_seed, name, iteration, metric, value]
 
 
 def final_rows(
-    problem: Problem,
+    task: str,
     method: str,
     training_seed: int,
     names: Sequence[str],
@@ -191,7 +223,7 @@ def final_rows(
     """What was measured per image at one iteration, as rows of the long table."""
     for metric, values in measured.items():
         for name, value in zip(names, values, strict=True):
-            yield [problem.task, method, training_seed, name, iteration, metric, value]
+            yield [task, method, training_seed, name, iteration, metric, value]
 
 
 def long_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -217,6 +249,11 @@ def batches(images: Mapping[str, Tensor], most: int = BATCH) -> Iterator[tuple[l
         for first in range(0, len(names), most):
             chosen = names[first : first + most]
             yield chosen, torch.cat([images[name] for name in chosen])
+
+
+def most_at_once(device: str | torch.device) -> int:
+    """How many images of a size a device takes at once."""
+    return BATCH if torch.device(device).type == "cpu" else ACCELERATOR_BATCH
 
 
 def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, Tensor]:
@@ -300,7 +337,7 @@ def measure_restoration(
         with inference(precision):
             x = restore(problem)
         measured = {"psnr": psnr(x, batch).tolist(), "ssim": ssim(x, batch)}
-        rows += final_rows(problem, method, training_seed, names, iteration, measured)
+        rows += final_rows(task, method, training_seed, names, iteration, measured)
         if pictures is not None:
             for name, image in zip(names, x, strict=True):
                 write_image(pictures / f"{name}.png", image[None])

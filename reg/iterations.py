@@ -129,9 +129,7 @@ def _adam(
         yield x
 
 
-def _spectral(
-    problem: Problem, slope: Gradient, step: float, momentum: float
-) -> Iterator[Tensor]:
+def _spectral(problem: Problem, slope: Gradient, step: float, momentum: float) -> Iterator[Tensor]:
     x = previous = problem.start
     while True:
         v = torch.lerp(previous, x, 1 + momentum) if momentum else x

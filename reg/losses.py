@@ -37,9 +37,16 @@ def draw_sigma(generators: Generators) -> Tensor:
 
 
 def add_noise(clean: Tensor, sigma: Tensor, generators: Generators) -> Tensor:
-    """z = x + σ·ε with ε standard normal, each image's from its own generator: (N,3,h,w)."""
-    noise = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in generators])
-    return clean + sigma.view(-1, 1, 1, 1).to(clean.device) * noise.to(clean.device)
+    """z = x + σ·ε with ε standard normal, each image's from its own generator: (N,3,h,w).
+
+    On an accelerator ε comes from a generator there with the seed of the given one: drawn on the
+    CPU it would take longer than the networks need. So every kind of device has its own noise.
+    """
+    device = clean.device
+    if device.type != "cpu":
+        generators = [torch.Generator(device).manual_seed(g.initial_seed()) for g in generators]
+    noise = [torch.randn(clean.shape[1:], generator=one, device=device) for one in generators]
+    return clean + sigma.view(-1, 1, 1, 1).to(device) * torch.stack(noise)
 
 
 def by_band(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:

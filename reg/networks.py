@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -327,16 +328,26 @@ def resolve_precision(precision: Precision, device: str | torch.device = "cpu") 
 
 @contextmanager
 def inference(precision: Precision, device: str | torch.device = "cpu") -> Iterator[None]:
-    """No gradients, and bfloat16 autocast where `precision` resolves to it."""
+    """No gradients, and bfloat16 autocast where `precision` resolves to it.
+
+    What is float32 then is float32 on CUDA too, where torch would compute convolutions in TF32.
+    """
     kind = torch.device(device).type
     bf16 = resolve_precision(precision, device) == "bf16"
-    with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
-        yield
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def best_device() -> torch.device:
-    """The accelerator of this machine, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator of this process, by its place among those of its machine; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return torch.device("cuda", place % torch.cuda.device_count())
 
 
 def for_inference(network: AnyNetwork, device: str | torch.device = "cpu") -> AnyNetwork:

@@ -159,13 +159,17 @@ class Tune(Section):
 
 
 class EvaluateRestoration(Section):
-    """Stage `evaluate_restoration`; `keep_images` are the tasks whose images figures need."""
+    """Stage `evaluate_restoration`; `keep_images` are the tasks whose images figures need.
+
+    Of every `keep_every`-th image they are kept.
+    """
 
     tasks: Tasks
     methods: Methods
     iterations: int = Field(ge=1)
     tolerance: float = Field(ge=0)
     keep_images: Tasks
+    keep_every: PositiveInt = 1
     precision: Precision = "auto"
 
     @model_validator(mode="after")
@@ -202,11 +206,15 @@ class Accelerate(Section):
 
 
 class Ablate(Section):
-    """Stage `ablate`, on central crops of `crop`² pixels (null: whole images)."""
+    """Stage `ablate`, on central crops of `crop`² pixels (null: whole images).
+
+    The last iterates of every `keep_every`-th image are kept for figures.
+    """
 
     tasks: Tasks
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
+    keep_every: PositiveInt = 1
     precision: Precision = "fp32"  # bf16 would hide differences below 1e-8
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
-from reg.console import LiveLog, Row, first_process, progress, say
+from reg.console import LiveLog, Row, progress, say
 from reg.errors import InputError
 from reg.networks import Precision, best_device, resolve_precision
 from reg.patches import Patches
@@ -181,7 +181,7 @@ def train(
     `measure_start` the first is what `validate` returns before training, as iteration 0.
 
     On several devices each takes an equal share of every batch. The process of the first one
-    validates and writes; all return the same log (see `leave_it_to_the_first_process`).
+    validates and writes; all return the same log (see `processes.leave_it_to_the_first_process`).
 
     Raises InputError if devices are missing or cannot share a batch evenly, a checkpoint cannot
     be written, or the loss or its gradient is not finite 20 times in a row; single such steps are
@@ -228,12 +228,6 @@ def train(
     _copy(run.average, run.weights)
     objective.cpu()
     return pd.DataFrame(fabric.broadcast(record.rows))
-
-
-def leave_it_to_the_first_process() -> None:
-    """End every other process of a training: what follows is measured and written once."""
-    if not first_process():
-        raise SystemExit(0)
 
 
 def no_log(validate: Validation) -> pd.DataFrame:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from reg.checkpoints import State, finished_cell
-from reg.console import progress
+from reg.console import first_process, progress
 from reg.evaluation import batches
 from reg.iterations import settle
 from reg.methods import Networks, begin, iterate
 from reg.metrics import psnr
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
+from reg.processes import finish_share
 
 Score = Callable[[Mapping[str, float]], float]
 Trial = tuple[dict[str, float], float]
@@ -42,25 +43,27 @@ def tune(
 
     A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
     of the one at which an image settled (`iterations.settle`).
-    Finished pairs are kept in `.checkpoints/<key>/`.
+    Finished pairs are kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the
+    first returns what was found, the others nothing.
     """
+
+    def search(task: str, method: str) -> State:
+        problems = [
+            make_problem(task, batch.to(networks.device), names, seed)
+            for names, batch in batches(images)
+        ]
+        with inference(precision, networks.device):
+            score = partial(_mean_psnr, method, problems, networks, iterations, tolerance)
+            return {"trials": list(compass_search(begin(method, task), score, trials))}
+
+    cells = {f"{task}_{method}": partial(search, task, method) for task, method in pairs}
+    finish_share(key, cells)
     rows: list[list[object]] = []
     chosen: dict[str, dict[str, dict[str, float]]] = {}
     with progress("tune", len(pairs)) as shown:
-        for task, method in pairs:
-            problems = [
-                make_problem(task, batch.to(networks.device), names, seed)
-                for names, batch in batches(images)
-            ]
-
-            def search(
-                problems: Sequence[Problem] = problems, method: str = method, task: str = task
-            ) -> State:
-                with inference(precision, networks.device):
-                    score = partial(_mean_psnr, method, problems, networks, iterations, tolerance)
-                    return {"trials": list(compass_search(begin(method, task), score, trials))}
-
-            found: list[Trial] = finished_cell(key, f"{task}_{method}", search)["trials"]
+        for task, method in pairs if first_process() else ():
+            name = f"{task}_{method}"
+            found: list[Trial] = finished_cell(key, name, cells[name])["trials"]
             rows += [[task, method, json.dumps(parameters), value] for parameters, value in found]
             chosen.setdefault(task, {})[method] = best_trial(found)
             shown.step(f"{task} {method} {max(value for _, value in found):.2f} dB")

@@ -6,6 +6,7 @@ from reg.checkpoints import forget
 from reg.evaluation import central_crops, evaluate, write_table
 from reg.methods import ABLATION
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 
@@ -23,7 +24,9 @@ def work(params: Params) -> Path:
         key=given.key,
         pictures=results / "images",
         keep=section.tasks,
+        keep_every=section.keep_every,
     )
+    leave_it_to_the_first_process()
     write_table(table, results / "table.csv")
     forget(given.key)
     return results / "table.csv"

@@ -7,6 +7,7 @@ import pandas as pd
 from reg.checkpoints import forget
 from reg.evaluation import central_crops, evaluate, write_table
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 
@@ -32,6 +33,7 @@ def work(params: Params) -> Path:
                 pictures=results / "images",
             )
         )
+    leave_it_to_the_first_process()
     write_table(pd.concat(tables), results / "table.csv")
     forget(given.key)
     return results / "table.csv"

@@ -6,6 +6,7 @@ from reg.checkpoints import forget
 from reg.evaluation import central_crops, evaluate, write_table
 from reg.methods import CONVERGENCE
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 DEBLUR, SUPER_RESOLUTION = CONVERGENCE
@@ -34,6 +35,7 @@ def work(params: Params) -> Path:
         key=given.key,
         pictures=results / "images",
     )
+    leave_it_to_the_first_process()
     write_table(table, results / "table.csv")
     forget(given.key)
     return results / "table.csv"

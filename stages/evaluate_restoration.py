@@ -7,6 +7,7 @@ import pandas as pd
 from reg.checkpoints import forget
 from reg.evaluation import evaluate, measure_starts, write_table
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 
@@ -20,8 +21,10 @@ def work(params: Params) -> Path:
         given.images,
         training_seed=next(iter(given.networks)),
         seed=params.seed,
+        key=given.key,
         pictures=results / "images",
         keep=section.keep_images,
+        keep_every=section.keep_every,
     )
     restored = evaluate(
         [
@@ -39,7 +42,9 @@ def work(params: Params) -> Path:
         key=given.key,
         pictures=results / "images",
         keep=section.keep_images,
+        keep_every=section.keep_every,
     )
+    leave_it_to_the_first_process()
     write_table(pd.concat([starts, restored]), results / "table.csv")
     forget(given.key)
     return results / "table.csv"

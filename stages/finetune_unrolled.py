@@ -22,8 +22,8 @@ from reg.finetuning import (
 from reg.methods import arm_folder
 from reg.networks import Denoiser, Regularizer, load_denoiser, load_regularizer
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import run
-from reg.training import leave_it_to_the_first_process
 from reg.unrolled import EndToEnd, Unrolled, save_unrolled
 
 

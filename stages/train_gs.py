@@ -14,8 +14,9 @@ from reg.gradient_step import (
 from reg.networks import load_denoiser
 from reg.params import Params
 from reg.patches import Patches
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import run
-from reg.training import leave_it_to_the_first_process, train
+from reg.training import train
 
 
 def work(params: Params) -> Path:

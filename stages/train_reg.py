@@ -28,8 +28,9 @@ from reg.networks import (
 )
 from reg.params import Params
 from reg.patches import Patches
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import run
-from reg.training import leave_it_to_the_first_process, no_log, seeded, train
+from reg.training import no_log, seeded, train
 
 FILES = ("denoiser.safetensors", "regularizer.safetensors")
 

@@ -10,6 +10,7 @@ from reg.checkpoints import forget, write_whole
 from reg.evaluation import central_crops, write_table
 from reg.methods import ABLATION, CONVERGENCE, canonical
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 from reg.tuning import tune
 
@@ -39,6 +40,7 @@ def work(params: Params) -> Path:
         precision=section.precision,
         key=given.key,
     )
+    leave_it_to_the_first_process()
     write_table(trials, results / "trials.csv")
     text = json.dumps(chosen, indent=2, sort_keys=True) + "\n"
     write_whole(results / "chosen.json", text.encode())

@@ -24,7 +24,8 @@ import numpy as np
 from reg.losses import RegObjective
 from reg.networks import Denoiser, Regularizer, initialise, save_network
 from reg.patches import Patches
-from reg.training import Recipe, leave_it_to_the_first_process, seeded, train
+from reg.processes import leave_it_to_the_first_process
+from reg.training import Recipe, seeded, train
 
 class Interrupted(Patches):
     def batch(self, iteration):

@@ -241,7 +241,7 @@ def test_iterations_are_counted_for_each_image() -> None:
 
 def test_curve_rows_number_iterations_from_one() -> None:
     curves = {"psnr": torch.tensor([[20.0, 21.0], [22.0, 23.0]]), "msd": torch.ones(2, 2)}
-    table = long_table(curve_rows(flat_problem(), "red", 2, ["a", "b"], curves))
+    table = long_table(curve_rows(flat_problem().task, "red", 2, ["a", "b"], curves))
     assert list(table.columns) == COLUMNS
     assert len(table) == 8
     assert set(table["task"]) == {"denoise-51"}
@@ -254,7 +254,7 @@ def test_curve_rows_number_iterations_from_one() -> None:
 
 def test_final_rows() -> None:
     measured = {"psnr": [20.0, 21.0], "ssim": [0.5, 0.75]}
-    table = long_table(final_rows(flat_problem(), "red", 2, ["a", "b"], 60, measured))
+    table = long_table(final_rows(flat_problem().task, "red", 2, ["a", "b"], 60, measured))
     assert list(table.columns) == COLUMNS
     assert set(table["iteration"]) == {60}
     values = table.set_index(["metric", "image"])["value"].to_dict()
@@ -268,7 +268,7 @@ def test_final_rows() -> None:
 
 def test_a_name_for_each_image() -> None:
     with pytest.raises(ValueError, match="argument"):
-        list(final_rows(flat_problem(), "red", 2, ["a"], 1, {"psnr": [20.0, 21.0]}))
+        list(final_rows(flat_problem().task, "red", 2, ["a"], 1, {"psnr": [20.0, 21.0]}))
 
 
 def test_an_empty_table_has_the_columns() -> None:
@@ -528,6 +528,7 @@ def test_starts_are_measured_as_a_method() -> None:
         IMAGES,
         training_seed=3,
         seed=7,
+        key="starts",
         pictures=Path("pictures"),
         keep=["inpaint-50"],
     )

@@ -154,6 +154,10 @@ def copy(run: Run, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
     return folder
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def sweep(first: "Future[Run]", folder: Path) -> Run:
     copy(first.result(), folder)
     commit(folder)
@@ -369,6 +373,19 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
 
 
 # --- sweeps --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["tune", "evaluate_restoration", "accelerate", "ablate"])
+def test_two_processes_share_the_cells_of_a_stage(stage: str, first: Run, tmp_path: Path) -> None:
+    folder = copy(first, tmp_path / "shared", without=(".git", "reports"))
+    results = folder / "results" / "tiny" / stage
+    before = contents(results)
+    shutil.rmtree(results)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = python(folder, *launcher, "-m", f"stages.{stage}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done in") == 1
+    assert contents(results) == before
 
 
 def test_a_sweep_of_lambda_reruns_what_depends_on_it(runs: Runs, first: Run) -> None:

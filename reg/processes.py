@@ -1,0 +1,38 @@
+"""Many processes at one stage: torchrun or srun start them, files of finished cells join them.
+
+`torchrun --nproc-per-node=8 -m stages.tune` runs a stage of many independent cells in eight
+processes, on as many devices as there are. They never talk: each finishes its share, every result
+is a file in `.checkpoints/<key>/`, and the first process, which goes on to gather them, takes over
+whatever is still missing. So none waits for another, and one that dies costs nothing but time.
+"""
+
+from collections.abc import Callable, Mapping
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from reg.checkpoints import State, finished_cell
+from reg.console import first_process
+
+
+def place() -> tuple[int, int]:
+    """Which process this is, from 0, and of how many."""
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            started = environment()
+            return started.global_rank(), started.world_size()
+    return 0, 1
+
+
+def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
+    """Finish every n-th cell, n being the number of processes; nothing where there is one."""
+    rank, count = place()
+    if count > 1:
+        for name in list(cells)[rank::count]:
+            finished_cell(key, name, cells[name])
+
+
+def leave_it_to_the_first_process() -> None:
+    """End every other process of a stage: what follows is gathered and written once."""
+    if not first_process():
+        raise SystemExit(0)
