@@ -129,7 +129,12 @@ class Regularizer(nn.Module):
 
     N is a DRUNet without noise-level channel. G's targets (z − D_σ(z))/σ² are of the order of
     1/σ, hence the scale s; it can be folded into the last layer (`fold_scale`).
+
+    As it stands G is a prior for deepinv's optimisers, which look at `explicit_prior` and call
+    `grad`; their weight of the prior is then σ².
     """
+
+    explicit_prior = False  # φ itself is unknown, so there is no cost to evaluate
 
     def __init__(
         self,
@@ -146,6 +151,11 @@ class Regularizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.network(x)
         return self.scale * (out if self.form == "plain" else x - out)
+
+    def grad(self, x: Tensor, *_: object) -> Tensor:
+        """G(x), whatever parameters of a prior come with it: G has none."""
+        out: Tensor = self(x)
+        return out
 
     def fold_scale(self) -> None:
         """Fold s into the last layer of a plain G: the same function with s = 1."""

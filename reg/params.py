@@ -59,10 +59,19 @@ def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _check_sigmas(sigmas: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(sigmas)) < len(sigmas):
+        raise ValueError("a noise level is listed twice; list it once")
+    return sigmas
+
+
 Tasks = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_tasks)]
 Methods = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_methods)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_check_seeds)
+]
+Sigmas = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_check_sigmas)
 ]
 
 
@@ -158,6 +167,13 @@ class Tune(Section):
     precision: Precision = "auto"
 
 
+class EvaluateDenoising(Section):
+    """Stage `evaluate_denoising`; `sigmas` in /255, both of the denoisers and of the noise."""
+
+    sigmas: Sigmas
+    precision: Precision = "fp32"  # bf16 would add an error like that of rounding to 8 bits
+
+
 class EvaluateRestoration(Section):
     """Stage `evaluate_restoration`; `keep_images` are the tasks whose images figures need.
 
@@ -231,7 +247,7 @@ class Diagnose(Section):
     probes: int = Field(ge=1)
     power_iterations: int = Field(ge=1)
     iterations: int = Field(ge=1)
-    sigmas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    sigmas: Sigmas
     precision: Precision = "auto"
 
 
@@ -264,6 +280,7 @@ class Profile(Section):
     train_reg: TrainReg
     train_gs: TrainGs
     tune: Tune
+    evaluate_denoising: EvaluateDenoising
     evaluate_restoration: EvaluateRestoration
     evaluate_convergence: EvaluateConvergence
     accelerate: Accelerate

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 import reg
 from reg.errors import InputError
+from reg.iterations import pnp_gd
 from reg.networks import (
     Denoiser,
     DRUNet,
@@ -31,6 +33,7 @@ from reg.networks import (
     save_network,
     start_from_denoiser,
 )
+from reg.problems import make_problem
 
 TINY = (4, 6, 8, 10)
 few = settings(max_examples=12)
@@ -205,6 +208,44 @@ def test_forms_of_the_regularizer() -> None:
     with torch.no_grad():
         torch.testing.assert_close(plain(x), 20.0 * plain.network(x))
         torch.testing.assert_close(residual(x), 100.0 * (x - residual.network(x)))
+
+
+def test_the_regularizer_is_a_prior_as_deepinv_knows_them() -> None:
+    regularizer, x = tiny_regularizer(scale=20.0), image(2, 3, 13, 18)
+    assert not regularizer.explicit_prior
+    for parameters_of_a_prior in ((), (None,), (0.1,), (torch.tensor([0.1, 0.2]),)):
+        assert torch.equal(regularizer.grad(x, *parameters_of_a_prior), regularizer(x))
+
+
+def test_the_denoiser_takes_levels_in_every_shape_that_deepinv_gives() -> None:
+    denoiser, z = tiny_denoiser(), image(2, 3, 13, 18)
+    levels = torch.tensor([0.1, 0.2])
+    by_image = torch.cat([denoiser(z[:1], 0.1), denoiser(z[1:], 0.2)])
+    for sigma in (levels, levels.view(2, 1), levels.view(2, 1, 1, 1)):
+        torch.testing.assert_close(denoiser(z, sigma), by_image)
+    assert torch.equal(denoiser(z, torch.tensor(0.1)), denoiser(z, 0.1))
+
+
+def test_gradient_descent_of_deepinv_is_ours() -> None:
+    deepinv = pytest.importorskip("deepinv")
+    regularizer = tiny_regularizer(scale=20.0)
+    problem = make_problem("deblur-k3-12.75", image(2, 3, 24, 32), ["a", "b"], seed=0)
+    physics = deepinv.physics.LinearPhysics(
+        A=problem.operator.A, A_adjoint=problem.operator.A_adjoint
+    )
+    with torch.no_grad():
+        descent = deepinv.optim.GD(
+            prior=regularizer,
+            data_fidelity=deepinv.optim.L2(),
+            lambda_reg=problem.sigma_n**2,
+            stepsize=0.8,
+            max_iter=20,
+            early_stop=False,
+        )
+        theirs = descent(problem.y, physics, init=problem.start)
+        ours = list(islice(pnp_gd(problem, regularizer, sigma=problem.sigma_n, step=0.8), 20))
+    assert not torch.allclose(ours[-1], ours[-2], atol=1e-4)
+    torch.testing.assert_close(theirs, ours[-1], rtol=1e-4, atol=1e-5)
 
 
 def test_fold_scale_keeps_the_function() -> None:

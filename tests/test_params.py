@@ -218,6 +218,8 @@ def test_a_missing_section_is_named(raw: Raw, file: Path) -> None:
         ("tune.crop", 50, "multiple of 12"),
         ("tune.trials", 0, "greater than or equal to 1"),
         ("tune.tolerance", -1e-4, "greater than or equal to 0"),
+        ("evaluate_denoising.sigmas", [], "at least 1"),
+        ("evaluate_denoising.sigmas", [15, 25, 15.0], "list it once"),
         ("evaluate_restoration.tolerance", float("nan"), ""),
         ("accelerate.tasks", [], "at least 1"),
         ("accelerate.short", 0, "greater than or equal to 1"),

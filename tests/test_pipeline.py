@@ -272,6 +272,22 @@ def test_the_table_of_restoration_has_every_method_and_task(first: Run) -> None:
     }
 
 
+def test_the_table_of_denoising_has_every_denoiser_and_noise_level(first: Run) -> None:
+    folder = first.folder / "results/tiny/evaluate_denoising"
+    table = (folder / "table.csv").read_text()
+    cells = {tuple(line.split(",")[:4]) for line in table.splitlines()[1:]}
+    seeds = {"original": "0", "updated": "01", "gradient-step": "0"}
+    assert cells == {
+        (f"denoise-{sigma}", f"denoiser@{arm}", seed, image)
+        for sigma in parameters(first.folder)["profiles"]["tiny"]["evaluate_denoising"]["sigmas"]
+        for arm in seeds
+        for seed in seeds[arm]
+        for image in ("astronaut", "coffee")
+    }
+    costs = [line.split(",") for line in (folder / "costs.csv").read_text().splitlines()[1:]]
+    assert [method for method, *_ in costs] == [f"denoiser@{arm}" for arm in seeds]
+
+
 def test_training_seeds_differ_and_the_first_has_the_seed_of_all(first: Run) -> None:
     regularizers = [
         (first.folder / f"models/tiny/train_reg/{arm}/{seed}/regularizer.safetensors").read_bytes()

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reg.claims import COLUMNS, ClaimError, read_csv
+from reg.denoising import COST_COLUMNS, published
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels
@@ -107,6 +108,9 @@ def fake_results(
 
     _write(results / "accelerate" / "table.csv", _fake_acceleration(tuple(TASKS)))
     _fake_diagnostics(results / "diagnose" / "table.csv", draw)
+    denoising = _fake_denoising(TEST_IMAGES)
+    _write(results / "evaluate_denoising" / "table.csv", denoising)
+    DENOISER_COSTS.to_csv(results / "evaluate_denoising" / "costs.csv", index=False)
 
     _fake_unrolled(results / "finetune_unrolled", truths, draw)
 
@@ -144,6 +148,24 @@ def _fake_acceleration(tasks: tuple[str, ...], missing_task: str = "") -> list[R
                     ]
                 rows.append((task, schedule, 0, image, n, "ssim", 0.8))
     return rows
+
+
+DENOISERS = {"denoiser@original": 0.0, "denoiser@updated": -0.5, "denoiser@gradient-step": 0.25}
+DENOISER_COSTS = pd.DataFrame(
+    [(method, 1_063_920, 68_592) for method in DENOISERS], columns=COST_COLUMNS
+)
+
+
+def _fake_denoising(images: Sequence[str]) -> list[Row]:
+    """PSNR that differs by 2 dB from the first image to the last; of the updated D by seed, too."""
+    return [
+        (f"denoise-{sigma}", method, seed, image, 1, metric, level + gain + spread + seed + offset)
+        for sigma, level in ((15, 33.0), (25, 30.0), (50, 27.0))
+        for method, gain in DENOISERS.items()
+        for seed in ((0, 1) if method == "denoiser@updated" else (0,))
+        for image, spread in zip(images, np.linspace(-1, 1, len(images)).tolist(), strict=True)
+        for metric, offset in (("psnr", 0.0), ("psnr_8bit", -0.01), ("psnr_unclipped", -0.2))
+    ]
 
 
 def _fake_data(folder: Path, size: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -362,6 +384,7 @@ TABLES = (
     "unrolled",
     "worth",
     "denoiser",
+    "denoising",
     "tuning",
 )
 
@@ -543,6 +566,66 @@ def test_the_diagnostics_table_prints_means_of_images(tree: Path) -> None:
     both = re.findall(r"Inpainting.* & (.*) & (.*) ", printed)
     assert len(both) == 3
     assert all(float(value) > 0 for line in both for value in line)
+
+
+def denoising_sheet(images: Sequence[str]) -> tables.Sheet:
+    return tables.denoising_sheet(
+        pd.DataFrame(_fake_denoising(images), columns=COLUMNS), DENOISER_COSTS
+    )
+
+
+def printed_rows(sheet: tables.Sheet) -> dict[str, dict[str, list[str]]]:
+    return {
+        heading: {name.text: [cell.text for cell in row] for name, *row in rows}
+        for heading, rows in sheet.blocks
+    }
+
+
+CBSD68 = [f"cbsd68-{k:04d}" for k in range(68)]
+
+
+def test_published_denoisers_stand_beside_ours_on_all_of_cbsd68_alone() -> None:
+    sheet = denoising_sheet([*CBSD68, "set5-baby"])
+    blocks = printed_rows(sheet)
+    assert list(blocks) == ["Measured here", "Published"]
+    # less the last image, which is of another set and the best one
+    level = 33.0 - 0.01 + float(np.linspace(-1, 1, 69)[:-1].mean())
+    costs = ["1,063,920", "68,592"]
+    assert blocks["Measured here"]["Pre-trained D"][:3] == [*costs, f"{level:.2f}"]
+    assert blocks["Published"] == {
+        "IRCNN": ["188,163", "187,776", "33.86", "31.16", "27.86"],
+        "FFDNet": ["852,108", "212,760", "33.87", "31.21", "27.96"],
+        "DnCNN": ["668,227", "667,008", "33.90", "31.24", "27.95"],
+        "DRUNet": ["32,640,960", "2,117,568", "34.30", "31.69", "28.51"],
+    }
+    assert "CBSD68 (68 test images)" in sheet.caption
+    assert "Zhang et al. (DPIR, TPAMI 2022)" in sheet.caption
+    assert "another draw" in sheet.caption
+    # published numbers stand in the column of their own protocol, and nowhere else
+    numbers = sheet.numbers.set_index("method")
+    names = [other.name for other in published()]
+    assert set(numbers.loc[names, "metric"]) == {"psnr_8bit"}
+    assert set(numbers.loc["denoiser@original", "metric"]) == {
+        *("psnr", "psnr_8bit", "psnr_unclipped")
+    }
+
+
+@pytest.mark.parametrize("images", [TEST_IMAGES, CBSD68[:67], ["set5-baby", "my-cbsd68-1"]])
+def test_no_published_denoiser_stands_beside_ours_on_other_images(images: Sequence[str]) -> None:
+    sheet = denoising_sheet(images)
+    blocks = printed_rows(sheet)
+    assert list(blocks) == [""]
+    costs = ["1,063,920", "68,592"]
+    # the updated D is the mean of two training seeds, one 1 dB above the other
+    assert blocks[""] == {
+        "Pre-trained D": [*costs, "32.99", "29.99", "26.99"],
+        "D after ReG training, updated": [*costs, "32.99", "29.99", "26.99"],
+        "Gradient-step denoiser": [*costs, "33.24", "30.24", "27.24"],
+    }
+    assert f"on {len(images)} test images" in sheet.caption
+    assert "not CBSD68" in sheet.caption
+    assert "2 training seeds" in sheet.caption
+    assert not {other.name for other in published()} & set(sheet.numbers["method"])
 
 
 def test_a_diverged_iterate_leaves_the_other_diagnostics_in_place(broken: Path) -> None:

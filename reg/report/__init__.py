@@ -30,6 +30,7 @@ from reg.claims import (
     tasks_in_order,
     write_json,
 )
+from reg.denoising import COST_COLUMNS
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
@@ -58,6 +59,8 @@ class Inputs:
     arms: dict[str, pd.DataFrame]
     unrolled_logs: unrolled.Logs
     diagnostics: pd.DataFrame
+    denoising: pd.DataFrame
+    denoiser_costs: pd.DataFrame
     trials: pd.DataFrame
     chosen: dict[str, dict[str, dict[str, float]]]
     sweep_file: Path
@@ -194,6 +197,8 @@ def read_inputs(results: Path, manifest: Path, sweep: Path) -> Inputs:
         arms=_logs_by_seed(results / "train_reg", ("updated", "fixed")),
         unrolled_logs=unrolled.read_logs(finetuned),
         diagnostics=read_csv(results / "diagnose" / "table.csv", DIAGNOSTICS_COLUMNS),
+        denoising=read_table(results / "evaluate_denoising" / "table.csv"),
+        denoiser_costs=read_csv(results / "evaluate_denoising" / "costs.csv", COST_COLUMNS),
         trials=trials,
         chosen=_chosen(results / "tune" / "chosen.json", trials),
         sweep_file=sweep,
@@ -690,6 +695,15 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 inputs.file("train_gs", "log.csv"),
             ),
             ("pretrain", "train_reg", "train_gs"),
+        ),
+        TableEntry(
+            "Denoising",
+            tables.denoising_sheet(inputs.denoising, inputs.denoiser_costs),
+            (
+                inputs.file("evaluate_denoising", "table.csv"),
+                inputs.file("evaluate_denoising", "costs.csv"),
+            ),
+            ("evaluate_denoising",),
         ),
         TableEntry(
             "Tuning",
