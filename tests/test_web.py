@@ -123,7 +123,7 @@ def build(root: Path, **other: Any) -> str:
         "curves": {"evaluate_convergence": curves()},
         "manifest": root / "manifest.csv",
         "parameters": {"all stages": {"seed": 0}, "evaluate_restoration": {"iterations": 30}},
-        "cropped": False,
+        "cropped_from": "",
     }
     table = TableEntry("Levels", SHEET, (), ("tune",))
     weights = [Weights("models/tiny/d.safetensors", "4.3", "ab" * 32)]
@@ -320,7 +320,9 @@ def test_many_or_large_images_become_crops_then_fewer(tmp_path: Path) -> None:
 
 def test_photographs_of_others_appear_as_crops_only(tree: Path, tmp_path: Path) -> None:
     keep_images(tmp_path / "evaluate_restoration" / "images", (250, 250))
-    html = build(tree, results=tmp_path, cropped=True)
+    html = build(tree, results=tmp_path, cropped_from="kodak, set5")
+    assert "from kodak, set5" in text_of(html)
+    assert "from kodak" not in text_of(build(tree))
     data = json.loads(re.findall(r'id="pictures">(.*?)</script>', html, re.DOTALL)[0])
     methods = [m for task in data["tasks"] for i in task["images"] for m in i["methods"]]
     assert {decode(m).size for m in methods} == {(160, 160)}

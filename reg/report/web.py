@@ -29,14 +29,13 @@ from reg.claims import (
 )
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
-from reg.report.figures import DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
+from reg.report.figures import CROP_SIDE, DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.statistics import paired_difference
 
 TEMPLATES = Path(__file__).with_name("web")
 PICTURE_BYTES = 4_000_000  # of the compared images within the page, which stays below 8 MB
 SIDES = (240, 160, 96)  # of their central crops, pixels: the largest with which they fit
-CROPPED_SIDE = 160  # at most, where the photographs are not ours to show whole
 QUALITY = 95  # of WebP where lossless would not fit
 PHOTOGRAPHIC = 500_000  # bytes of png beyond which a figure holds photographs
 POINTS = 80  # of a curve, evenly spread over the logarithm of the iteration
@@ -68,7 +67,7 @@ def web_page(
     curves: Mapping[str, pd.DataFrame],
     manifest: Path,
     parameters: Mapping[str, object],
-    cropped: bool,
+    cropped_from: str,
 ) -> str:
     """The text of `index.html`; the same inputs give the same text.
 
@@ -85,14 +84,14 @@ def web_page(
             made them.
         manifest: of the data, to be hashed.
         parameters: those of the profile by stage, beside others such as the seed.
-        cropped: show central crops of at most 160 × 160 pixels only, for photographs that must
-            not be given away whole.
+        cropped_from: where photographs come from that are not ours to show whole, so that central
+            crops of at most 160 × 160 pixels are compared; empty for photographs that are.
 
     Raises:
         InputError: a figure or an image is missing or cannot be read.
     """
     evaluated = results / "evaluate_restoration"
-    side = CROPPED_SIDE if cropped else SIDES[0]
+    side = CROP_SIDE if cropped_from else SIDES[0]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -119,6 +118,7 @@ def web_page(
         tables=tables,
         weights=weights,
         pictures=comparison(evaluated / "images", restoration, side),
+        cropped_from=cropped_from,
         results=result_rows(restoration),
         result_files=[(evaluated / "table.csv").as_posix(), (evaluated / "images").as_posix()],
         studies={
