@@ -35,6 +35,7 @@ from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.methods import EQUIVARIANT
+from reg.provenance import Code
 from reg.report import figures, findings, page, tables, unrolled
 from reg.report.document import document_latex
 from reg.report.findings import BOUND, NEAR, SWEEP_COLUMNS
@@ -83,6 +84,7 @@ def make_report(
     tuning_trials: int,
     settings: Mapping[str, object] | None = None,
     parameters: Mapping[str, object] | None = None,
+    code: Mapping[str, Code] | None = None,
     lambda_: float | None = None,
     cropped: bool = False,
 ) -> list[dict[str, Any]]:
@@ -100,6 +102,7 @@ def make_report(
         tuning_trials: how many trials the tuning of a method was allowed.
         settings: what the page says of the settings, in this order.
         parameters: those of the profile by stage, for `index.html` and `report.tex`.
+        code: that of every stage, for `index.html`.
         lambda_: the λ in use, marked in the figure of the sweep.
         cropped: photographs are not ours to show whole: figures and `index.html` have crops of at
             most 160 × 160 pixels only.
@@ -164,6 +167,7 @@ def make_report(
         curves={"evaluate_convergence": evidence.convergence, "ablate": evidence.ablation},
         manifest=inputs.manifest_file,
         parameters=parameters or {},
+        code=code or {},
         cropped_from=_origins(inputs, evidence.restoration["image"]) if cropped else "",
     )
     _write(reports / "index.html", html)

@@ -29,6 +29,7 @@ from reg.claims import (
 )
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
+from reg.provenance import Code
 from reg.report.figures import CROP_SIDE, DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.statistics import paired_difference
@@ -67,6 +68,7 @@ def web_page(
     curves: Mapping[str, pd.DataFrame],
     manifest: Path,
     parameters: Mapping[str, object],
+    code: Mapping[str, Code],
     cropped_from: str,
 ) -> str:
     """The text of `index.html`; the same inputs give the same text.
@@ -84,6 +86,7 @@ def web_page(
             made them.
         manifest: of the data, to be hashed.
         parameters: those of the profile by stage, beside others such as the seed.
+        code: that of every stage.
         cropped_from: where photographs come from that are not ours to show whole, so that central
             crops of at most 160 × 160 pixels are compared; empty for photographs that are.
 
@@ -108,6 +111,7 @@ def web_page(
         verdict_class=VERDICTS,
         hashed=hashed,
         stage_parameters=lambda stages: _stage_parameters(stages, parameters),
+        stage_code=lambda stages: {name: code[name] for name in _base(stages) if name in code},
     )
     return environment.get_template("page.html.jinja").render(
         profile=profile,
@@ -128,6 +132,7 @@ def web_page(
         curve_stages=list(curves),
         curve_files=[(results / stage / "table.csv").as_posix() for stage in curves],
         manifest=hashed([manifest.as_posix()]),
+        code=code,
         parameters={k: _pretty(v) for k, v in parameters.items()},
     )
 
@@ -145,9 +150,13 @@ def hashed(files: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _stage_parameters(stages: Sequence[str], parameters: Mapping[str, object]) -> dict[str, str]:
-    """Parameters of stages as text; `train_reg@fixed` has those of `train_reg`."""
-    names = dict.fromkeys(stage.partition("@")[0] for stage in stages)
-    return {name: _pretty(parameters[name]) for name in names if name in parameters}
+    """Parameters of stages as text."""
+    return {name: _pretty(parameters[name]) for name in _base(stages) if name in parameters}
+
+
+def _base(stages: Sequence[str]) -> list[str]:
+    """The names of stages, each once: `train_reg@fixed` is `train_reg` in dvc.yaml and params."""
+    return list(dict.fromkeys(stage.partition("@")[0] for stage in stages))
 
 
 def _pretty(value: object) -> str:
