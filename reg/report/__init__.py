@@ -31,6 +31,7 @@ from reg.claims import (
     tasks_in_order,
     write_json,
 )
+from reg.datasets import set_of
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
@@ -448,17 +449,11 @@ def _named(manifest: pd.DataFrame, names: Iterable[object], role: str = "test") 
     """`4 test images (a, b, c, d)`; of many the sets are counted: `(cbsd68: 68, set5: 3 of 5)`."""
     listed = sorted(map(str, names))
     of_role = manifest[manifest["role"] == role]
-    there = Counter(of_role["source"].map(_set_of))
-    used = Counter(of_role.loc[of_role["name"].isin(listed), "source"].map(_set_of))
+    there = Counter(of_role["source"].map(set_of))
+    used = Counter(of_role.loc[of_role["name"].isin(listed), "source"].map(set_of))
     counts = [f"{s}: {n}" + (f" of {there[s]}" if n < there[s] else "") for s, n in used.items()]
     shown = ", ".join(listed if len(listed) <= LISTED else counts)
     return f"{len(listed)} {role} image{'' if len(listed) == 1 else 's'} ({shown})"
-
-
-def _set_of(source: str) -> str:
-    """The folder, or the package, of an image's source as the manifest has it."""
-    folder, separator, _ = source.rpartition("/")
-    return folder if separator else source.rpartition(" ")[0]
 
 
 def _crops_say(inputs: Inputs, images: Iterable[str]) -> str:
@@ -476,7 +471,7 @@ def _origins(inputs: Inputs, images: Iterable[str]) -> str:
     """The folders that images come from, as the manifest names them."""
     manifest = inputs.manifest
     sources = manifest.loc[manifest["name"].isin(list(images)), "source"]
-    return ", ".join(sorted(set(sources.map(_set_of))))
+    return ", ".join(sorted(set(sources.map(set_of))))
 
 
 def _shown(
