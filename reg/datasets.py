@@ -10,6 +10,7 @@ import hashlib
 import io
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -350,6 +351,15 @@ def _read_listed(file: str, sha256: str, height: int, width: int) -> Pixels:
     if pixels.shape != (height, width, 3):
         raise InputError(f"{file} is not {width}x{height} pixels, as the manifest says: {MEND}")
     return pixels
+
+
+def set_of(source: str) -> str:
+    """The set that an image is of, from its `source` in the manifest: its folder, or its package.
+
+    `bsd400/12003.jpg` is of bsd400, `scikit-image retina.jpg` of scikit-image, and
+    `dead leaves, …` are dead leaves.
+    """
+    return re.sub(r"(,.*|/[^/]*| \S*)$", "", source)
 
 
 def _check_roles(key: str, mapping: Mapping[str, object]) -> None:

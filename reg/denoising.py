@@ -62,7 +62,7 @@ def measure_denoising(
                     "psnr_unclipped": psnr(x, problem.truth, clip=False),
                 }
                 values = {metric: each.tolist() for metric, each in measured.items()}
-                rows += final_rows(problem, method, training_seed, names, 1, values)
+                rows += final_rows(problem.task, method, training_seed, names, 1, values)
             shown.step(task)
     return long_table(rows)
 

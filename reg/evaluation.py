@@ -313,32 +313,3 @@ def restoration_validation(
         return {"psnr": torch.cat(levels).mean().item()}
 
     return validate
-
-
-def measure_restoration(
-    restore: Restore,
-    method: str,
-    task: str,
-    images: Mapping[str, Tensor],
-    *,
-    iteration: int,
-    seed: int,
-    precision: Precision,
-    training_seed: int,
-    pictures: Path | None = None,
-) -> pd.DataFrame:
-    """PSNR and SSIM per image of a network that restores in one call, as a long table.
-
-    What it restores is written to `pictures`/<image>.png, where that is given.
-    """
-    rows: list[Row] = []
-    for names, batch in batches(images):
-        problem = make_problem(task, batch, names, seed)
-        with inference(precision):
-            x = restore(problem)
-        measured = {"psnr": psnr(x, batch).tolist(), "ssim": ssim(x, batch)}
-        rows += final_rows(task, method, training_seed, names, iteration, measured)
-        if pictures is not None:
-            for name, image in zip(names, x, strict=True):
-                write_image(pictures / f"{name}.png", image[None])
-    return long_table(rows)

@@ -1,6 +1,6 @@
 """Fine-tune unrolled networks from different starts: equal data, budgets and trials."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,25 +12,39 @@ from torch import Tensor
 
 from reg.checkpoints import CHECKPOINTS, forget, load_state, save_state
 from reg.console import first_process, say
-from reg.evaluation import batches, restoration_validation
-from reg.images import Pixels
-from reg.metrics import psnr
+from reg.evaluation import (
+    Row,
+    batches,
+    final_rows,
+    kept_names,
+    long_table,
+    restoration_validation,
+    write_table,
+)
+from reg.images import Pixels, write_image
+from reg.methods import arm_folder
+from reg.metrics import psnr, ssim
 from reg.networks import (
     Denoiser,
     Form,
     Precision,
     Regularizer,
+    best_device,
     inference,
     initialise,
+    load_denoiser,
+    load_regularizer,
     start_from_denoiser,
 )
 from reg.patches import Patches
-from reg.problems import make_problem
+from reg.problems import Problem, make_problem
+from reg.processes import leave_it_to_the_first_process
 from reg.training import Recipe, seeded, train
 from reg.unrolled import EndToEnd, Unrolled, UnrolledObjective
 
 Start = Literal["reg", "denoiser", "random", "end-to-end"]
 Restore = Unrolled | EndToEnd
+STEPS_COLUMNS = ["task", "trained", "steps", "image", "psnr"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,48 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Which trainings a start gets for each of `tasks`.
+
+    `steps` is the K of the networks that are compared, which are trained with every one of
+    `seeds`; `sweep` has further K, for the first seed alone. The learning rate is the one of
+    `rates` that is best after `trial_iterations`.
+    """
+
+    tasks: Sequence[str]
+    steps: int
+    seeds: Sequence[int]
+    sweep: Sequence[int]
+    iterations: int
+    rates: Sequence[float]
+    trial_iterations: int
+
+    def trial(self, task: str) -> Training:
+        """The short training that is run at every rate."""
+        return Training(task, self.steps, self.seeds[0], self.trial_iterations, 0.0)
+
+    def trainings(self, task: str, rate: float) -> list[Training]:
+        """Those of a task: every seed, then the further numbers of steps."""
+        kinds = [(self.steps, seed) for seed in self.seeds]
+        kinds += [(steps, self.seeds[0]) for steps in self.sweep if steps != self.steps]
+        return [Training(task, steps, seed, self.iterations, rate) for steps, seed in kinds]
+
+    def compared(self, training: Training) -> bool:
+        """Whether it has the number of steps that is compared between starts."""
+        return training.steps == self.steps
+
+    def kept(self, training: Training) -> bool:
+        """Whether its network and pictures are kept: the first seed's of those compared."""
+        return self.compared(training) and training.seed == self.seeds[0]
+
+    def counts(self, training: Training) -> Collection[int]:
+        """The numbers of steps for which `steps.csv` has an unrolled network."""
+        if self.kept(training):
+            return range(2 * training.steps + 1)
+        return [] if self.compared(training) else [training.steps]
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all trainings of a start share: recipe, images, and how a network begins.
 
@@ -68,6 +124,15 @@ class Bench:
     supervision: float
     seed: int
     key: str
+
+
+def starting_weights(models: Path, start: Start) -> tuple[Path, Denoiser | Regularizer]:
+    """The file below `models` that a start is made of, and the network in it."""
+    if start == "reg":
+        path = arm_folder(models, "updated") / "regularizer.safetensors"
+        return path, load_regularizer(path)
+    path = models / "pretrain" / "denoiser.safetensors"
+    return path, load_denoiser(path)
 
 
 def begin(
@@ -91,6 +156,22 @@ def begin(
         regularizer = Regularizer(size.channels, size.blocks, form, scale)
         initialise(regularizer, seeded(seed))
     return regularizer
+
+
+def untrained(
+    regularizer: Regularizer,
+    start: Start,
+    steps: int,
+    sigma: float,
+    learn_steps: bool,
+    recompute: bool,
+) -> Restore:
+    """The network that a training begins with, around the G of `begin`; σ in [0,1] units."""
+    if start == "end-to-end":
+        return EndToEnd(regularizer.network)
+    return Unrolled(
+        regularizer, steps, step=1.0, sigma=sigma, learn_steps=learn_steps, recompute=recompute
+    )
 
 
 def finetune(
@@ -153,28 +234,103 @@ def choose_rate(
     return best, trials
 
 
-def measure_steps(
-    restore: Unrolled,
-    task: str,
+def finetune_all(bench: Bench, plan: Plan, results: Path) -> dict[Training, Restore]:
+    """Every trained network of a plan; only the first process returns.
+
+    `results` gets `log.csv` of the first training, which grows while it runs, `logs.csv` of all,
+    and `trials.csv` of the learning rates.
+    """
+    trained: dict[Training, Restore] = {}
+    trials, logs = [], []
+    for task in plan.tasks:
+        rate, tried = choose_rate(bench, plan.trial(task), plan.rates)
+        trials.append(tried)
+        for training in plan.trainings(task, rate):
+            live = results / "log.csv" if not trained else None
+            trained[training], log = finetune(bench, training, live)
+            logs.append(log.assign(task=task, steps=training.steps, seed=training.seed))
+    leave_it_to_the_first_process()
+    write_table(logs[0].drop(columns=["task", "steps", "seed"]), results / "log.csv")
+    write_table(pd.concat(logs), results / "logs.csv")
+    write_table(pd.concat(trials), results / "trials.csv")
+    return trained
+
+
+def measure_all(
+    trained: Mapping[Training, Restore],
+    plan: Plan,
     images: Mapping[str, Tensor],
-    *,
-    counts: Sequence[int],
+    results: Path,
+    method: str,
     seed: int,
     precision: Precision,
-) -> pd.DataFrame:
-    """PSNR per image of a network run for each count of steps: task, trained, steps, image, psnr.
+    keep_every: int = 1,
+) -> None:
+    """Write what the networks of a plan restore of `images`, each run once.
 
-    `trained` is the K that the network was trained with; 0 steps are the start.
+    `table.csv` has PSNR and SSIM of the compared networks, of every training seed, as a long
+    table; `steps.csv` PSNR of unrolled ones by number of steps; `images/<task>/` what the kept
+    ones restore of every `keep_every`-th image.
     """
-    rows: list[list[object]] = []
+    shown = kept_names(images, keep_every)
+    rows: list[Row] = []
+    levels: list[Row] = []
+    for training, restore in trained.items():
+        counts = plan.counts(training) if isinstance(restore, Unrolled) else []
+        for problem, names, iterates in restored(
+            restore, training.task, images, max([restore.steps, *counts]), seed, precision
+        ):
+            levels += steps_rows(problem, restore.steps, counts, names, iterates)
+            if not plan.compared(training):
+                continue
+            x, truth = iterates[restore.steps], problem.truth
+            measured = {"psnr": psnr(x, truth).tolist(), "ssim": ssim(x, truth)}
+            rows += final_rows(
+                problem.task, method, training.seed, names, plan.iterations, measured
+            )
+            if plan.kept(training):
+                for name, image in zip(names, x, strict=True):
+                    if name not in shown:
+                        continue
+                    write_image(results / "images" / training.task / f"{name}.png", image[None])
+    write_table(long_table(rows), results / "table.csv")
+    if levels:
+        write_table(pd.DataFrame(levels, columns=STEPS_COLUMNS), results / "steps.csv")
+
+
+def restored(
+    restore: Restore,
+    task: str,
+    images: Mapping[str, Tensor],
+    most: int,
+    seed: int,
+    precision: Precision,
+) -> Iterator[tuple[Problem, list[str], list[Tensor]]]:
+    """Problems, their images' names, and the iterates x₀ … x_most, batch by batch.
+
+    The network moves to the best device there is; what is returned lies on its device.
+    """
+    device = best_device()
+    restore.to(device)
     for names, batch in batches(images):
-        problem = make_problem(task, batch, names, seed)
-        with inference(precision):
-            iterates = [problem.start, *islice(restore.iterates(problem), max(counts))]
-        for count in counts:
-            levels = psnr(iterates[count], batch).tolist()
-            rows += [
-                [task, restore.steps, count, name, level]
-                for name, level in zip(names, levels, strict=True)
-            ]
-    return pd.DataFrame(rows, columns=["task", "trained", "steps", "image", "psnr"])
+        problem = make_problem(task, batch.to(device), names, seed)
+        with inference(precision, device):
+            iterates = [problem.start, *islice(restore.iterates(problem), most)]
+        yield problem, names, iterates
+
+
+def steps_rows(
+    problem: Problem,
+    trained: int,
+    counts: Collection[int],
+    names: Sequence[str],
+    iterates: Sequence[Tensor],
+) -> Iterator[Row]:
+    """PSNR per image after each count of steps, of a network that was trained with K = `trained`.
+
+    `iterates` begin with the start, which has 0 steps.
+    """
+    for count in counts:
+        levels = psnr(iterates[count], problem.truth).tolist()
+        for name, level in zip(names, levels, strict=True):
+            yield [problem.task, trained, count, name, level]

@@ -5,18 +5,64 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
 
 from reg.networks import best_device, resolve_precision
 from reg.params import Params
 
 ACCOUNTS = Path(".provenance")
+PIPELINE = Path("dvc.yaml")
 PACKAGES = ("torch", "numpy", "pandas", "scikit-image", "matplotlib", "lightning-fabric", "dvc")
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code of a stage: the files and folders of it that dvc.yaml names, and their hash.
+
+    The hash stands for a commit in what is written before it is committed: it is that of
+    `git ls-tree -r <commit> -- <paths> | sha256sum` for every commit that holds this code.
+    """
+
+    paths: tuple[str, ...]
+    sha256: str
+
+    @property
+    def arguments(self) -> str:
+        """The paths as a command takes them."""
+        return " ".join(self.paths)
+
+
+def code_of_stages(pipeline: Path = PIPELINE) -> dict[str, Code]:
+    """The code of every stage of dvc.yaml as it lies here, by the name of the stage."""
+    stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8"))["stages"]
+    found = {}
+    for name, stage in stages.items():
+        dependencies = stage.get("do", stage)["deps"]
+        # Data, models and results depend on the profile, code does not.
+        paths = tuple(sorted(path for path in dependencies if "$" not in path))
+        tree = "".join(_tree(pipeline.parent, paths))
+        found[name] = Code(paths, hashlib.sha256(tree.encode()).hexdigest())
+    return found
+
+
+def _tree(root: Path, paths: Iterable[str]) -> Iterator[str]:
+    """The lines of `git ls-tree -r` of files and folders, compiled modules left out."""
+    files: set[Path] = set()
+    for path in map(root.joinpath, paths):
+        files |= set(path.rglob("*") if path.is_dir() else [path])
+    for file in sorted(files, key=lambda file: file.as_posix()):
+        if file.is_file() and file.parent.name != "__pycache__":
+            content = file.read_bytes()
+            blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False)
+            mode = "100755" if os.access(file, os.X_OK) else "100644"
+            yield f"{mode} blob {blob.hexdigest()}\t{file.relative_to(root).as_posix()}\n"
 
 
 def account(params: Params, stage: str, seconds: float, peak_memory_mb: int) -> None:
@@ -41,6 +87,7 @@ def write_provenance(params: Params, path: Path) -> None:
         "profile": params.profile,
         "params": params.model_dump(mode="json", by_alias=True, exclude={"profiles"}),
         "profile_params": params.active.model_dump(mode="json", by_alias=True),
+        "code_sha256": {name: code.sha256 for name, code in code_of_stages().items()},
         "data_sha256": _hashes(data.glob("prepare/manifest.csv")),
         "weights_sha256": _hashes(models.glob("**/*.safetensors")),
         "packages": {name: version(name).partition("+")[0] for name in PACKAGES},

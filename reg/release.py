@@ -18,12 +18,12 @@ from torch import Tensor
 
 from reg.checkpoints import write_whole
 from reg.console import progress
-from reg.datasets import load_images, read_manifest
+from reg.datasets import load_images, read_manifest, set_of
 from reg.errors import InputError
 from reg.evaluation import central_crops, denoising_validation, restoration_validation
 from reg.gradient_step import load_gradient_step
 from reg.iterations import settle
-from reg.methods import Networks, iterate
+from reg.methods import Networks, arm_folder, iterate
 from reg.networks import (
     best_device,
     for_inference,
@@ -36,7 +36,6 @@ from reg.restoration import DENOISER, ITERATIONS, REGULARIZER, TOLERANCE, UNROLL
 from reg.unrolled import load_unrolled
 
 RELEASED = Path("weights/released")
-NEEDED = (DENOISER, REGULARIZER, "train_reg/updated/0/denoiser.safetensors")
 OPTIONAL = ("train_gs/denoiser.safetensors", f"{UNROLLED}/*.safetensors")
 # Weights are of the order of 0.1, where float16 has eight times the precision of bfloat16.
 STORED = torch.float16
@@ -164,9 +163,11 @@ def release(profile: str, target: Path = RELEASED) -> list[Released]:
     if not tasks:
         raise InputError(f"{results}/tune/chosen.json: has nothing of pnp-gd; run `dvc repro tune`")
     images = load_images(manifest, "validation")
-    names = [*NEEDED]
+    pair = arm_folder(models, "updated")
+    paths = [models / DENOISER, pair / REGULARIZER, pair / "denoiser.safetensors"]
     for pattern in OPTIONAL:
-        names += sorted(path.relative_to(models).as_posix() for path in models.glob(pattern))
+        paths += sorted(models.glob(pattern))
+    names = [path.relative_to(models).as_posix() for path in paths]
     for name in names:
         read_metadata(models / name)
 
@@ -263,8 +264,7 @@ def model_card(
     results: Path,
 ) -> str:
     """The page README.md of a release, from the files in `folder` and the result tables."""
-    # What comes before the file: `bsd400/12003.jpg`, `scikit-image retina.jpg`, `dead leaves, …`.
-    sets = manifest["source"].str.replace(r"(,.*|/[^/]*| \S*)$", "", regex=True)
+    sets = manifest["source"].map(set_of)
     of_image = dict(zip(manifest["name"], sets, strict=True))
     hashes = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -29,7 +29,7 @@ from reg.checkpoints import write_whole
 from reg.cpu import AnyNetwork, fuse, keep_freed_memory
 from reg.errors import InputError
 from reg.iterations import settle
-from reg.methods import Networks, iterate
+from reg.methods import Networks, arm_folder, iterate
 from reg.networks import (
     STRIDE,
     best_device,
@@ -60,9 +60,10 @@ Parameters = Mapping[str, float]
 Notify = Callable[[int, int], None]  # iterations done, of how many at most
 
 IN_METHODS = {"pnp-gd": "pnp-gd", "admm": "pnp-admm"}  # their names in `reg.methods`
-# Below the folder of the networks; the unrolled ones are named by their tasks.
-REGULARIZER = "train_reg/updated/0/regularizer.safetensors"  # of the first training seed
+# Below the folder of the networks; the unrolled ones are named by their tasks. G lies in
+# `methods.arm_folder`, that of the first training seed.
 DENOISER = "pretrain/denoiser.safetensors"
+REGULARIZER = "regularizer.safetensors"
 UNROLLED = "finetune_unrolled/reg"
 # At most. At a noise of 2.55/255 twice as many gain less than 0.1 dB; without noise, 150 gain up to
 # 0.8 dB behind a wide kernel.
@@ -453,7 +454,7 @@ def check_memory(height: int, width: int, factor: int = 1) -> None:
 def find_weights(given: Path | None = None) -> Path:
     """The folder of the networks: `given`, weights/released/, or models/<profile>/.
 
-    It holds `DENOISER`, `REGULARIZER` and what is in `UNROLLED`, or those of them that are used, as
+    It holds `DENOISER`, G and what is in `UNROLLED`, or those of them that are used, as
     models/<profile>/ does. weights/released/ is looked for in the working folder and in the
     checkout of this package; the profile is that of params.yaml. Raises InputError if there is
     none.
@@ -479,7 +480,8 @@ def find_weights(given: Path | None = None) -> Path:
 def network_file(folder: Path, method: Method, degradation: Degradation, noise: float) -> Path:
     """The file that a method needs; InputError if there is no unrolled network for the task."""
     if method != "unrolled":
-        return folder / (REGULARIZER if method == "pnp-gd" else DENOISER)
+        regularizer = arm_folder(folder, "updated") / REGULARIZER
+        return regularizer if method == "pnp-gd" else folder / DENOISER
     files = {path.stem: path for path in sorted((folder / UNROLLED).glob("*.safetensors"))}
     fitting = [name for name in files if _was_trained_for(name, degradation)]
     if not fitting:
@@ -519,7 +521,7 @@ def load(path: Path) -> Callable[..., Tensor]:
     """D, G or an unrolled network, by the file's name, ready for images of any size; read once."""
     if path.name == Path(DENOISER).name:
         return _ready(load_denoiser(path))
-    if path.name == Path(REGULARIZER).name:
+    if path.name == REGULARIZER:
         return _ready(load_regularizer(path))
     unrolled = for_inference(load_unrolled(path), best_device())
     unrolled.regularizer = _ready(unrolled.regularizer)  # type: ignore[assignment]

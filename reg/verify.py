@@ -121,8 +121,8 @@ TOLERANCES: tuple[tuple[str, Tolerance], ...] = (
 )
 # Words that follow from numbers beside them, and may change where one of those has moved.
 FOLLOWING = ("why", "rival", "at_edge", "ran_out")
-# What provenance.json says of the machine; its other parts must be equal.
-CIRCUMSTANCES = ("packages", "precision", "weights_sha256")
+# What provenance.json says of code and machine; its other parts must be equal.
+CIRCUMSTANCES = ("code_sha256", "packages", "precision", "weights_sha256")
 
 
 def tolerance_of(place: Place) -> Tolerance:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from reg.console import say
 from reg.params import Params, read_params
-from reg.provenance import write_provenance
+from reg.provenance import code_of_stages, write_provenance
 from reg.report import make_report
 from reg.report.document import compile_document
 from reg.stage import run
@@ -30,6 +30,7 @@ def work(params: Params) -> Path:
             "all stages": {"seed": params.seed, "lambda": params.lambda_},
             **params.active.model_dump(mode="json", by_alias=True),
         },
+        code=code_of_stages(),
         lambda_=train_reg.lambda_,
         cropped=bool(params.data.root),  # photographs of others are not given away whole
     )

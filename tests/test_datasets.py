@@ -20,6 +20,7 @@ from reg.datasets import (
     load_training_arrays,
     prepare,
     read_manifest,
+    set_of,
 )
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels, write_pixels
@@ -532,3 +533,16 @@ def test_unreadable_manifest(tmp_path: Path, root: Path) -> None:
     manifest.unlink()
     with pytest.raises(InputError, match=r"manifest\.csv cannot be read .*: run dvc repro -f"):
         read_manifest(manifest)
+
+
+@pytest.mark.parametrize(
+    ("source", "of"),
+    [
+        ("bsd400/12003.jpg", "bsd400"),
+        ("sets/set5/a bird.png", "sets/set5"),
+        ("scikit-image retina.jpg", "scikit-image"),
+        ("dead leaves, colours of retina", "dead leaves"),
+    ],
+)
+def test_the_set_of_an_image_is_its_folder_or_package(source: str, of: str) -> None:
+    assert set_of(source) == of

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from reg import finetuning
 from reg.evaluation import restoration_validation
-from reg.finetuning import Bench, Training, begin, choose_rate, finetune, measure_steps
+from reg.finetuning import Bench, Plan, Training, begin, choose_rate, finetune, measure_all
 from reg.iterations import pnp_gd
 from reg.metrics import psnr
 from reg.networks import Denoiser, Regularizer, initialise
 from reg.problems import make_problem
 from reg.training import Recipe, seeded
-from reg.unrolled import Unrolled
+from reg.unrolled import EndToEnd, Unrolled
 
 CHANNELS = (4, 4, 8, 8)
 TASK = "deblur-k5-2.55"
@@ -155,18 +156,81 @@ def test_a_rate_at_which_the_network_diverges_is_not_chosen(
 # --- measuring -----------------------------------------------------------------------------
 
 
-def test_psnr_by_number_of_steps() -> None:
-    network, tests = bench().build(TRAINING), images(3, 24)
-    assert isinstance(network, Unrolled)
-    table = measure_steps(network, TASK, tests, counts=[0, 1, 3], seed=5, precision="fp32")
-    assert table.columns.tolist() == ["task", "trained", "steps", "image", "psnr"]
-    assert len(table) == 9
-    assert set(table["trained"]) == {2}
+PLAN = Plan(
+    tasks=[TASK],
+    steps=2,
+    seeds=[0, 1],
+    sweep=[1, 2],
+    iterations=4,
+    rates=[1e-3],
+    trial_iterations=2,
+)
+
+
+def test_the_plan_has_every_seed_and_further_numbers_of_steps_once() -> None:
+    found = PLAN.trainings(TASK, 0.1)
+    assert [(one.steps, one.seed) for one in found] == [(2, 0), (2, 1), (1, 0)]
+    assert {(one.task, one.iterations, one.learning_rate) for one in found} == {(TASK, 4, 0.1)}
+    assert [PLAN.kept(one) for one in found] == [True, False, False]
+    assert [list(PLAN.counts(one)) for one in found] == [[0, 1, 2, 3, 4], [], [1]]
+
+
+def measured(networks: dict[Training, Unrolled | EndToEnd], tests: dict[str, Tensor]) -> Path:
+    measure_all(networks, PLAN, tests, Path("results"), "unrolled-x", 5, "fp32")
+    return Path("results")
+
+
+def test_networks_are_measured_as_the_descents_that_they_are() -> None:
+    tests = images(3, 24)
+    networks = {training: bench().build(training) for training in PLAN.trainings(TASK, 0.1)}
+    results = measured(networks, tests)
+    table, steps = pd.read_csv(results / "table.csv"), pd.read_csv(results / "steps.csv")
     for name, image in tests.items():
         problem = make_problem(TASK, image, [name], 5)
-        descent = pnp_gd(problem, network.regularizer, sigma=0.02, step=1.0)
         with torch.no_grad():
-            xs = [problem.start, next(descent), next(descent), next(descent)]
-        mine = table[table["image"] == name].set_index("steps")["psnr"]
-        for count in (0, 1, 3):
-            assert mine[count] == pytest.approx(float(psnr(xs[count], image)), abs=1e-3)
+            descent = islice(pnp_gd(problem, trained(), sigma=0.02, step=1.0), 4)
+            levels = [float(psnr(x, image)) for x in (problem.start, *descent)]
+        rows = steps[(steps["image"] == name)].set_index(["trained", "steps"])["psnr"]
+        assert rows.loc[2].to_numpy() == pytest.approx(levels, abs=1e-3)
+        assert rows.loc[1].to_dict() == pytest.approx({1: levels[1]}, abs=1e-3)
+        final = table[(table["image"] == name) & (table["metric"] == "psnr")]
+        assert final["value"].to_numpy() == pytest.approx(2 * [levels[2]], abs=1e-3)
+    assert sorted(set(table["seed"])) == [0, 1]
+    assert set(table["iteration"]) == {PLAN.iterations}
+    assert sorted(path.stem for path in (results / "images" / TASK).iterdir()) == sorted(tests)
+
+
+def test_a_network_without_steps_has_no_table_of_them() -> None:
+    network = EndToEnd(trained().network)
+    plan, tests = replace(PLAN, steps=1), images(1, 24)
+    measure_all({replace(TRAINING, steps=1): network}, plan, tests, Path("results"), "x", 5, "fp32")
+    assert not Path("results/steps.csv").exists()
+    table = pd.read_csv("results/table.csv").set_index("metric")["value"]
+    problem = make_problem(TASK, tests["image 0"], ["image 0"], 5)
+    with torch.no_grad():
+        assert table["psnr"] == pytest.approx(
+            float(psnr(network(problem), problem.truth)), abs=1e-3
+        )
+
+
+def test_each_network_is_run_once_for_all_its_tables() -> None:
+    passes = []
+    network = bench().build(TRAINING)
+    network.register_forward_pre_hook(lambda *_: pytest.fail("run apart from its iterates"))
+    assert isinstance(network, Unrolled)
+    network.regularizer.register_forward_hook(lambda *_: passes.append(1))
+    measured({TRAINING: network}, images(1, 24))
+    assert len(passes) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_networks_are_measured_on_the_accelerator() -> None:
+    on_cpu = {TRAINING: bench().build(TRAINING)}
+    results = measured(on_cpu, images(3, 24))
+    found = pd.read_csv(results / "table.csv").set_index(["image", "metric"])["value"]
+    network = on_cpu[TRAINING].cpu()
+    for name, image in images(3, 24).items():
+        problem = make_problem(TASK, image, [name], 5)
+        with torch.no_grad():
+            level = float(psnr(network(problem), image))
+        assert found[name, "psnr"] == pytest.approx(level, abs=0.01)

@@ -30,6 +30,7 @@ from reg.iterations import (
     pnp_hqs,
     pnp_pgd,
     red_gd,
+    settle,
     total_variation,
 )
 from reg.networks import for_inference, initialise
@@ -499,6 +500,100 @@ def test_where_the_potential_is_not_finite_gs_pnp_does_not_go(bad: float) -> Non
 
     x = after(gs_pnp(p, potential, weight=0.5, sigma=0.1), 300)
     close(x, minimiser(p, 15.0), atol=1e-5)
+
+
+# --- settle --------------------------------------------------------------------------------
+
+
+def shrinking(
+    factors: tuple[float, ...], start: Tensor, iterations: int = 10**6
+) -> Iterator[Tensor]:
+    """x_k = 1 + q^k(start − 1), with a q for each image."""
+    q = torch.tensor(factors, dtype=start.dtype).view(-1, 1, 1, 1)
+    for k in range(1, iterations + 1):
+        yield 1 + q**k * (start - 1)
+
+
+FACTORS = (0.5, 0.9, 0.2)
+
+
+def starts() -> Tensor:
+    return 10 + rand(3, 3, 4, 4)
+
+
+def test_an_image_is_held_from_where_it_moves_less_than_the_tolerance() -> None:
+    start, tolerance = starts(), 1e-3
+    xs = list(settle(shrinking(FACTORS, start), start, tolerance))
+    free = [start, *islice(shrinking(FACTORS, start), len(xs))]
+    ends = []
+    for k in range(3):
+        small = [
+            float((free[i][k] - free[i - 1][k]).norm() / free[i][k].norm()) <= tolerance
+            for i in range(1, len(free))
+        ]
+        ends.append(small.index(True) + 1)
+        for i, x in enumerate(xs, start=1):
+            assert torch.equal(x[k], free[min(i, ends[k])][k])
+    assert len(set(ends)) == 3
+    assert len(xs) == max(ends)  # nothing is computed after the last has settled
+
+
+def test_an_image_settles_where_it_would_alone() -> None:
+    start = starts()
+    together = list(settle(shrinking(FACTORS, start), start, 1e-4))
+    for k, factor in enumerate(FACTORS):
+        one = start[k : k + 1]
+        alone = list(settle(shrinking((factor,), one), one, 1e-4))
+        assert len(alone) <= len(together)
+        for x, both in zip(alone, together, strict=False):
+            assert torch.equal(x[0], both[k])
+        assert torch.equal(alone[-1][0], together[-1][k])
+
+
+def test_a_tolerance_of_zero_stops_at_exact_fixed_points_alone() -> None:
+    start = torch.ones(2, 3, 2, 2)
+    after = [0.5, 0.25, 0.25, 0.125]
+    iterates = [torch.stack([torch.full((3, 2, 2), a), k + start[1]]) for k, a in enumerate(after)]
+    xs = list(settle(iter(iterates), start, 0.0))
+    assert [float(x[0, 0, 0, 0]) for x in xs] == [0.5, 0.25, 0.25]
+    # The second image does not move at first: it is held at its start.
+    assert all(torch.equal(x[1], start[1]) for x in xs)
+
+
+def test_both_held_at_zero_tolerance_end_it() -> None:
+    start = torch.ones(2, 3, 2, 2)
+    assert len(list(settle(iter([start / 2] * 9), start, 0.0))) == 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_an_image_that_is_no_longer_finite_is_held(bad: float, tolerance: float) -> None:
+    start = starts()[:2]
+    pairs = [(0.1, 0.1), (0.01, bad), (0.1, 0.1), (0.01, 0.2), (0.01, 0.1)]
+    iterates = [start + torch.tensor(pair).view(2, 1, 1, 1) for pair in pairs]
+    xs = list(settle(iterates, start, tolerance))
+    assert len(xs) == 5
+    close(xs[0], iterates[0])
+    for x in xs[1:]:
+        assert not bool(x[1].isfinite().any())
+    close(xs[2][0], iterates[2][0])
+
+
+def test_nothing_is_asked_for_once_all_are_held() -> None:
+    start = starts()
+
+    def bounded() -> Iterator[Tensor]:
+        yield start + 1
+        yield start + 1
+        pytest.fail("an iterate that nobody needs")
+
+    xs = list(settle(bounded(), start, 1e-6))
+    assert len(xs) == 2
+
+
+def test_iterates_that_end_before_are_passed_on() -> None:
+    start = starts()
+    assert len(list(settle(shrinking(FACTORS, start, 7), start, 0.0))) == 7
 
 
 # --- noise levels --------------------------------------------------------------------------

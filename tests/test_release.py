@@ -22,12 +22,14 @@ from reg.networks import (
 )
 from reg.photos import Photo, write_photo
 from reg.release import MOST, RELEASED, measured, release, store
-from reg.restoration import DENOISER, REGULARIZER, find_weights, parameters_of
+from reg.restoration import DENOISER, find_weights, parameters_of
 from reg.training import seeded
 from reg.unrolled import Unrolled, load_unrolled, save_unrolled
 from tests.command_line import assert_one_line_of_error
 
 CHANNELS = (4, 4, 4, 4)
+PAIR = "train_reg/updated/2"  # of the first training seed, whatever that is
+REGULARIZER = f"{PAIR}/regularizer.safetensors"
 UNROLLED = "finetune_unrolled/reg/deblur-k5-2.55.safetensors"
 GRADIENT_STEP = "train_gs/denoiser.safetensors"
 TUNED = {"deblur-k5-2.55": {"pnp-gd": {"sigma": 2.0, "curvature": 100.0}}}
@@ -56,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         initialise(network, seeded(0))
     training = {"iterations": 7, "batch": 2, "learning_rate": 1e-3}
     save_network(denoiser, models / DENOISER, training)
-    save_network(denoiser, models / "train_reg/updated/0/denoiser.safetensors", training)
+    save_network(denoiser, models / PAIR / "denoiser.safetensors", training)
     save_network(regularizer, models / REGULARIZER, training)
     save_gradient_step(gradient_step, models / GRADIENT_STEP, training)
     save_unrolled(Unrolled(regularizer, 2, 1.0, 0.02), models / UNROLLED, training)
@@ -96,7 +98,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def test_a_release_holds_every_network_in_half_the_bytes_with_its_parameters() -> None:
     release("mine")
     assert set(content_of(RELEASED)) == {
-        DENOISER, REGULARIZER, "train_reg/updated/0/denoiser.safetensors", GRADIENT_STEP, UNROLLED,
+        DENOISER, REGULARIZER, f"{PAIR}/denoiser.safetensors", GRADIENT_STEP, UNROLLED,
         "chosen.json", "README.md",
     }  # fmt: skip
     for name, load in (

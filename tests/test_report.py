@@ -1,12 +1,14 @@
 """The report from a made-up tree of results, drawn from a seeded generator."""
 
 import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from reg.denoising import COST_COLUMNS, published
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels
-from reg.report import figures, findings, make_report, tables, unrolled
+from reg.report import _named, figures, findings, make_report, tables, unrolled
 from reg.report.unrolled import LOG_COLUMNS, STEPS_COLUMNS
 
 TASKS = {"deblur-k5-2.55": 26.0, "deblur-k7-7.65": 23.0, "sr-x2-2.55": 27.0, "inpaint-20": 24.0}
@@ -313,7 +315,9 @@ def _write(path: Path, rows: list[Row]) -> None:
     pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, lineterminator="\n")
 
 
-def report(root: Path, reports: str = "reports/tiny") -> list[dict[str, object]]:
+def report(
+    root: Path, reports: str = "reports/tiny", cropped: bool = False
+) -> list[dict[str, object]]:
     """`make_report` on the made-up tree, with paths as a stage gives them."""
     with contextlib.chdir(root):
         return make_report(
@@ -324,6 +328,7 @@ def report(root: Path, reports: str = "reports/tiny") -> list[dict[str, object]]
             Path(reports),
             tuning_trials=12,
             settings={"λ": 1.0},
+            cropped=cropped,
         )
 
 
@@ -1026,6 +1031,89 @@ def test_a_missing_input_is_named(broken: Path, path: str) -> None:
         report(broken)
     assert str(Path(path).parent.name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PHOTOGRAPHIC = ("inpainting", "update_denoiser", "unrolled_inpaint-20", "data")
+
+
+def test_photographs_of_others_appear_as_crops_of_named_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_results(tmp_path, size=200, iterations=30)
+    folder = tmp_path / "data/tiny/prepare"
+    manifest = pd.read_csv(folder / "manifest.csv")
+    coffee = manifest[manifest["name"] == "coffee"]
+    more = [coffee.assign(name=f"more {k}") for k in range(9)]
+    manifest = pd.concat([manifest, *more], ignore_index=True)
+    photographs = manifest["source"] == "scikit-image"
+    manifest.loc[photographs, "source"] = "sets/kodak/" + manifest["name"]
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    made: dict[str, Figure] = {}
+
+    def save(draw: Callable[[], Figure], stem: Path) -> None:
+        made[stem.name] = draw()
+        Image.new("RGB", (4, 4)).save(stem.with_suffix(".png"))
+
+    monkeypatch.setattr(figures, "save_figure", save)
+    report(tmp_path, cropped=True)
+
+    shown = {
+        name: [np.asarray(i.get_array()) for axis in figure.axes for i in axis.get_images()]
+        for name, figure in made.items()
+    }
+    leaves = [np.asarray(Image.open(folder / f"dead_leaves_{i:04d}.png")) for i in range(20)]
+    whole = [figures.thumbnail(pixels, 150) for pixels in leaves]
+    for name in PHOTOGRAPHIC:
+        sizes = {pixels.shape[:2] for pixels in shown[name]}
+        assert sizes
+        assert all(max(size) <= 160 for size in sizes)
+    # Of what is no photograph thumbnails may be whole; of photographs there is a handful.
+    crops = [p for p in shown["data"] if not any(np.array_equal(p, leaf) for leaf in whole)]
+    assert len(shown["data"]) - len(crops) == 18
+    assert len(crops) == 2 + 1 + 6
+    truths = [np.asarray(Image.open(file)) for file in (folder / "test").glob("*.png")]
+    for truth in truths:
+        assert not any(np.array_equal(p, figures.thumbnail(truth, 150)) for p in crops)
+    assert any(
+        np.array_equal(shown["inpainting"][0], truth[figures.busiest_crop(truth)])
+        for truth in truths
+    )
+
+    text = (tmp_path / "reports/tiny/index.md").read_text()
+    for name in PHOTOGRAPHIC:
+        caption = text.split(f"(figures/{name}.png)")[1].split("<sub>")[0]
+        assert "crops of at most 160 × 160 pixels" in caption
+        assert "from sets/kodak." in caption
+    html = (tmp_path / "reports/tiny/index.html").read_text()
+    data = json.loads(re.findall(r'id="pictures">(.*?)</script>', html, re.DOTALL)[0])
+    uris = [m["uri"] for t in data["tasks"] for i in t["images"] for m in i["methods"]]
+    files = [io.BytesIO(b64decode(uri.partition(",")[2])) for uri in uris]
+    assert files
+    assert {Image.open(file).size for file in files} == {(160, 160)}
+
+
+def test_a_crop_is_the_square_with_the_strongest_gradients() -> None:
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    pixels[200:290:2, 250:380] = 255
+    rows, columns = figures.busiest_crop(pixels)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (160, 160)
+    assert rows.start <= 200
+    assert rows.stop >= 290
+    assert columns.start <= 250
+    assert columns.stop >= 380
+    assert pixels[:90, :400][figures.busiest_crop(pixels[:90])].shape == (90, 90, 3)
+
+
+def test_captions_count_the_images_of_each_set() -> None:
+    rows = [(f"kodak-{k}", "test", f"kodak/{k}.png") for k in range(9)]
+    rows += [("butterfly", "test", "sets/set5/butterfly.png"), ("x", "train", "kodak/x.png")]
+    manifest = pd.DataFrame(rows, columns=["name", "role", "source"])
+    names = manifest["name"].tolist()
+    of_test = names[:-1]
+    assert _named(manifest, of_test) == "10 test images (kodak: 9, sets/set5: 1)"
+    assert _named(manifest, of_test[:8]) == "8 test images (kodak: 8 of 9)"
+    assert _named(manifest, ["b", "a"]) == "2 test images (a, b)"
+    assert _named(manifest, ["x"], "validation") == "1 validation image (x)"
 
 
 @pytest.mark.parametrize("content", ["iteration,psnr\n10,high\n", "psnr\n20\n", "iteration\n", ""])

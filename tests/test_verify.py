@@ -224,6 +224,7 @@ def test_the_volatile_part_of_provenance_is_ignored() -> None:
     [
         (lambda p: p["weights_sha256"].update(more="42"), "within tolerance"),
         (lambda p: p.update(precision="fp32"), "within tolerance"),
+        (lambda p: p.update(code_sha256={"tune": "66"}), "within tolerance"),
         (lambda p: p["packages"].update(torch="2.14.0"), "within tolerance"),
         (lambda p: p["params"].update({"lambda": 1.0001}), "different"),
         (lambda p: p["params"].update(seed=1), "different"),

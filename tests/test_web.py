@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from reg.errors import InputError
+from reg.provenance import Code
 from reg.report import web
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.report.tables import Cell, Sheet
@@ -67,6 +68,10 @@ FIGURES = (
                 "It says +1 and -2."),
     FigureEntry("wide", "More of it", "A wide one.", (), ("prepare",)),
 )  # fmt: skip
+CODE = {
+    "tune": Code(("reg/tuning.py", "stages/tune.py"), "c0" * 32),
+    "prepare": Code(("stages/prepare.py",), "c1" * 32),
+}
 SHEET = Sheet(
     "levels",
     "Levels by method.",
@@ -123,7 +128,8 @@ def build(root: Path, **other: Any) -> str:
         "curves": {"evaluate_convergence": curves()},
         "manifest": root / "manifest.csv",
         "parameters": {"all stages": {"seed": 0}, "evaluate_restoration": {"iterations": 30}},
-        "cropped": False,
+        "code": CODE,
+        "cropped_from": "",
     }
     table = TableEntry("Levels", SHEET, (), ("tune",))
     weights = [Weights("models/tiny/d.safetensors", "4.3", "ab" * 32)]
@@ -320,10 +326,28 @@ def test_many_or_large_images_become_crops_then_fewer(tmp_path: Path) -> None:
 
 def test_photographs_of_others_appear_as_crops_only(tree: Path, tmp_path: Path) -> None:
     keep_images(tmp_path / "evaluate_restoration" / "images", (250, 250))
-    html = build(tree, results=tmp_path, cropped=True)
+    html = build(tree, results=tmp_path, cropped_from="kodak, set5")
+    assert "from kodak, set5" in text_of(html)
+    assert "from kodak" not in text_of(build(tree))
     data = json.loads(re.findall(r'id="pictures">(.*?)</script>', html, re.DOTALL)[0])
     methods = [m for task in data["tasks"] for i in task["images"] for m in i["methods"]]
     assert {decode(m).size for m in methods} == {(160, 160)}
+
+
+def test_every_figure_and_table_has_the_hash_of_its_code_and_the_way_to_its_commit(
+    tree: Path,
+) -> None:
+    html = build(tree)
+    for article, stage in (("figure-overview", "tune"), ("figure-wide", "prepare"),
+                           ("table-levels", "tune")):  # fmt: skip
+        block = html.split(f'id="{article}"')[1].split("</article>")[0]
+        assert CODE[stage].sha256 in block
+        assert f'href="#code-{stage}"' in block
+        other = CODE["prepare" if stage == "tune" else "tune"]
+        assert other.sha256 not in block
+    text = text_of(html.split('id="code-tune"')[1])
+    assert "git log -1 --format=%H -- reg/tuning.py stages/tune.py " in text
+    assert "git ls-tree -r HEAD -- reg/tuning.py stages/tune.py | sha256sum" in text
 
 
 def test_missing_images_are_one_line(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The report: pure functions of result tables, kept images and logs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,19 +31,24 @@ from reg.claims import (
     tasks_in_order,
     write_json,
 )
+from reg.datasets import set_of
 from reg.denoising import COST_COLUMNS
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.methods import EQUIVARIANT
+from reg.provenance import Code
 from reg.report import figures, findings, page, tables, unrolled
 from reg.report.document import document_latex
 from reg.report.findings import BOUND, NEAR, SWEEP_COLUMNS
 from reg.report.page import FigureEntry, TableEntry
 from reg.report.web import web_page
 
+Picture = tuple[str, Pixels, str]  # name above, pixels, text beneath
 MANIFEST_COLUMNS = ("name", "role", "source", "path", "width", "height", "sha256")
 THUMBNAILS = 18  # per group of the data sheet
+CROPS = 6  # per group of photographs that are not ours to show whole
+LISTED = 6  # images whose names a caption lists
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Inputs:
     chosen: dict[str, dict[str, dict[str, float]]]
     sweep_file: Path
     sweep: pd.DataFrame | None  # where `make sweep` was run
+    cropped: bool  # photographs are not ours to show whole
 
     def file(self, *parts: str) -> str:
         """A result file as a reader finds it."""
@@ -81,6 +88,7 @@ def make_report(
     tuning_trials: int,
     settings: Mapping[str, object] | None = None,
     parameters: Mapping[str, object] | None = None,
+    code: Mapping[str, Code] | None = None,
     lambda_: float | None = None,
     cropped: bool = False,
 ) -> list[dict[str, Any]]:
@@ -98,15 +106,17 @@ def make_report(
         tuning_trials: how many trials the tuning of a method was allowed.
         settings: what the page says of the settings, in this order.
         parameters: those of the profile by stage, for `index.html` and `report.tex`.
+        code: that of every stage, for `index.html`.
         lambda_: the λ in use, marked in the figure of the sweep.
-        cropped: `index.html` compares crops of at most 160 × 160 pixels only.
+        cropped: photographs are not ours to show whole: figures and `index.html` have crops of at
+            most 160 × 160 pixels only.
 
     Raises:
         ClaimError: evidence for a claim is missing or not a number.
         InputError: a file is missing or not what it should be.
     """
     inputs = read_inputs(
-        results, data / "prepare" / "manifest.csv", reports / "sweep" / "lambda.csv"
+        results, data / "prepare" / "manifest.csv", reports / "sweep" / "lambda.csv", cropped
     )
     # The claims come first: nothing is drawn from evidence that has gaps.
     ledger = judge_claims(inputs.evidence, _claim_files(inputs))
@@ -161,7 +171,8 @@ def make_report(
         curves={"evaluate_convergence": evidence.convergence, "ablate": evidence.ablation},
         manifest=inputs.manifest_file,
         parameters=parameters or {},
-        cropped=cropped,
+        code=code or {},
+        cropped_from=_origins(inputs, evidence.restoration["image"]) if cropped else "",
     )
     _write(reports / "index.html", html)
     return ledger
@@ -171,10 +182,10 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_inputs(results: Path, manifest: Path, sweep: Path) -> Inputs:
+def read_inputs(results: Path, manifest: Path, sweep: Path, cropped: bool) -> Inputs:
     """Load every table and log below `results`; InputError names what is missing.
 
-    The table `sweep` is optional.
+    The table `sweep` is optional. `cropped` says that photographs are shown as crops only.
     """
     finetuned = results / "finetune_unrolled"
     trials = read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr"))
@@ -203,6 +214,7 @@ def read_inputs(results: Path, manifest: Path, sweep: Path) -> Inputs:
         chosen=_chosen(results / "tune" / "chosen.json", trials),
         sweep_file=sweep,
         sweep=read_csv(sweep, SWEEP_COLUMNS) if sweep.exists() else None,
+        cropped=cropped,
     )
 
 
@@ -279,10 +291,11 @@ def _figures(
 ) -> list[tuple[FigureEntry, Callable[[], Figure]]]:
     """Every figure with its entry on the page, in the order of the page."""
     evidence = inputs.evidence
+    named = partial(_named, inputs.manifest)
     restored = evidence.restoration["image"].unique().tolist()
     convergence = evidence.convergence
     admm = evidence.ablation[evidence.ablation["method"].str.startswith("pnp-admm@")]
-    rows, shown, limit = _update_denoiser(inputs)
+    rows, shown, limit, crops = _update_denoiser(inputs)
     pictures, truth, visual_caption = _inpainting(inputs)
     restoration_file = inputs.file("evaluate_restoration", "table.csv")
     return [
@@ -291,7 +304,7 @@ def _figures(
                 "restoration",
                 "All tasks and methods",
                 f"PSNR of the last iterate minus that of PnP-GD with ReG, the paper's PnP-ReG, on "
-                f"the same image, so what lies left of the line is behind it; {_named(restored)}. "
+                f"the same image, so what lies left of the line is behind it; {named(restored)}. "
                 "Small dots are images, large ones means, bars 95 % paired bootstrap intervals of "
                 "the mean. Beside a task stands the mean PSNR of PnP-GD."
                 f"{findings.seeds_say(evidence.restoration)}",
@@ -315,7 +328,7 @@ def _figures(
                 "convergence",
                 "Convergence of PnP-GD, beside PnP-ADMM",
                 f"PSNR (top) and mean squared difference of consecutive iterates (bottom) against "
-                f"iteration; mean over {_named(convergence['image'].unique())}, geometric for "
+                f"iteration; mean over {named(convergence['image'].unique())}, geometric for "
                 "the step; bands go from the least to the greatest image, a circle marks the peak "
                 f"of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels give the end."
                 f"{_first_of_seeds(evidence.restoration)}",
@@ -329,7 +342,7 @@ def _figures(
                 "acceleration",
                 "PnP-GD by four schedules",
                 "PSNR minus that of Adam's last iterate, mean over "
-                f"{_named(inputs.acceleration['image'].unique())}, against iteration. All four "
+                f"{named(inputs.acceleration['image'].unique())}, against iteration. All four "
                 "descend the same objective with the same σ from the same start: Adam with the "
                 "learning rates of the official code, the plain step of the paper's equation, the "
                 "spectral step (the metric of the operator) and, accelerated, the same with "
@@ -348,7 +361,7 @@ def _figures(
                 "admm",
                 "PnP-ADMM with the original and the updated denoiser",
                 "The same quantities for PnP-ADMM with the pre-trained denoiser (dashed) and with "
-                f"the one updated by ReG training, mean over {_named(admm['image'].unique())}."
+                f"the one updated by ReG training, mean over {named(admm['image'].unique())}."
                 f"{findings.seeds_say(evidence.ablation)}",
                 (inputs.file("ablate", "table.csv"),),
                 ("ablate",),
@@ -360,7 +373,7 @@ def _figures(
                 "diagnostics",
                 "What updating D changes in the networks",
                 "Mean over central crops of "
-                f"{_named(inputs.diagnostics['image'].unique(), noun='validation image')}. "
+                f"{named(inputs.diagnostics['image'].unique(), 'validation')}. "
                 "The pair is D original with G fixed (dashed, hollow) or both updated (solid, "
                 "filled). MAP residual: "
                 "‖σ²G(D(z)) − (z − D(z))‖ / ‖z − D(z)‖, z with noise σ₀; 0 for an exact pair, 1 "
@@ -385,7 +398,7 @@ def _figures(
                 "median PSNR difference between the two (the lower one of an even number), the "
                 "square with the strongest gradients of the truth enlarged; PSNR is that of the "
                 f"whole image. Error maps: mean absolute error over colours, up to {limit:g}/255."
-                f"{_first_of_seeds(evidence.restoration)}",
+                f"{_first_of_seeds(evidence.restoration)}{crops}",
                 (inputs.file("ablate", "table.csv"), inputs.file("ablate", "images")),
                 ("ablate",),
             ),
@@ -428,8 +441,7 @@ def _figures(
             FigureEntry(
                 "data",
                 "Images by role",
-                "Every validation and test image, and the training images or an even choice of "
-                "them. No photograph has two roles.",
+                f"{_data_says(inputs)} No photograph has two roles.",
                 (inputs.manifest_file.as_posix(),),
                 ("prepare",),
             ),
@@ -438,12 +450,41 @@ def _figures(
     ]
 
 
-def _named(names: Sequence[str] | np.ndarray, most: int = 6, noun: str = "test image") -> str:
-    """`4 test images (a, b, c, d)`; long lists are counted only."""
+def _named(manifest: pd.DataFrame, names: Iterable[object], role: str = "test") -> str:
+    """`4 test images (a, b, c, d)`; of many the sets are counted: `(cbsd68: 68, set5: 3 of 5)`."""
     listed = sorted(map(str, names))
-    plural = "" if len(listed) == 1 else "s"
-    shown = f" ({', '.join(listed)})" if len(listed) <= most else ""
-    return f"{len(listed)} {noun}{plural}{shown}"
+    of_role = manifest[manifest["role"] == role]
+    there = Counter(of_role["source"].map(set_of))
+    used = Counter(of_role.loc[of_role["name"].isin(listed), "source"].map(set_of))
+    counts = [f"{s}: {n}" + (f" of {there[s]}" if n < there[s] else "") for s, n in used.items()]
+    shown = ", ".join(listed if len(listed) <= LISTED else counts)
+    return f"{len(listed)} {role} image{'' if len(listed) == 1 else 's'} ({shown})"
+
+
+def _crops_say(inputs: Inputs, images: Iterable[str]) -> str:
+    """What a caption adds where photographs are shown as crops: their size, and whence they are."""
+    if not inputs.cropped:
+        return ""
+    return (
+        f" Photographs are not shown whole but as crops of at most {figures.CROP_SIDE} × "
+        f"{figures.CROP_SIDE} pixels, those with the strongest gradients of the truth; they are "
+        f"from {_origins(inputs, images)}."
+    )
+
+
+def _origins(inputs: Inputs, images: Iterable[str]) -> str:
+    """The folders that images come from, as the manifest names them."""
+    manifest = inputs.manifest
+    sources = manifest.loc[manifest["name"].isin(list(images)), "source"]
+    return ", ".join(sorted(set(sources.map(set_of))))
+
+
+def _shown(
+    truth: Pixels, pictures: Sequence[Picture], cropped: bool
+) -> tuple[Pixels, list[Picture]]:
+    """The truth and pictures of it, whole or the same crop of all."""
+    window = figures.busiest_crop(truth) if cropped else (slice(None), slice(None))
+    return truth[window], [(name, pixels[window], text) for name, pixels, text in pictures]
 
 
 def _lambda_figure(
@@ -512,11 +553,11 @@ def _unrolled_crops(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figu
             f"Unrolled networks: {task_name(task)}",
             f"Test image {image}, of all the one with the median PSNR of ReG's start (the lower "
             "one of an even number), first training seed. Below, the square with the strongest "
-            "gradients of the truth.",
+            f"gradients of the truth.{_crops_say(inputs, [image])}",
             (inputs.file("finetune_unrolled", "*", "images"),),
             tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
         )
-        (_, truth, _), *_ = pictures
+        truth, pictures = _shown(pictures[0][1], pictures, inputs.cropped)
         draw = partial(figures.draw_comparison, pictures, truth, per_row=len(pictures))
         entries.append((entry, draw))
     return entries
@@ -539,13 +580,13 @@ def _same_size(path: Path, truth: Pixels) -> Pixels:
 
 def _update_denoiser(
     inputs: Inputs,
-) -> tuple[list[tuple[str, Pixels, list[tuple[str, Pixels, str]]]], str, float]:
-    """Rows of the figure, which images they show, and the upper end of the error scale."""
+) -> tuple[list[tuple[str, Pixels, list[Picture]]], str, float, str]:
+    """Rows of the figure, which images they show, the error scale's upper end, what crops say."""
     methods = {"pnp-gd@fixed": "D fixed", "pnp-gd@updated": "D updated"}
     table = inputs.evidence.ablation
     claim = "update-denoiser"
     of_claim = table[table["method"] == "pnp-gd@updated"]
-    rows, shown, errors = [], [], []
+    rows, shown, errors, images = [], [], [], []
     for task in tasks_in_order(of_claim["task"].tolist()):
         folder = inputs.results / "ablate" / "images" / task
         psnr = {m: last(table, claim, task, m, "psnr").iloc[0] for m in methods}
@@ -556,14 +597,16 @@ def _update_denoiser(
             (name, _same_size(folder / m / f"{image}.png", truth), f"{psnr[m][image]:.2f} dB")
             for m, name in methods.items()
         ]
+        truth, pictures = _shown(truth, pictures, inputs.cropped)
         rows.append((task_name(task), truth, pictures))
+        images.append(image)
         shown.append(f"{image} ({task_name(task)})")
         errors += [np.abs(p.astype(float) - truth).mean(axis=2) for _, p, _ in pictures]
     limit = max(10.0, 10 * np.ceil(max(np.quantile(e, 0.98) for e in errors) / 10))
-    return rows, "; ".join(shown), float(limit)
+    return rows, "; ".join(shown), float(limit), _crops_say(inputs, images)
 
 
-def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, str]:
+def _inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
     """Pictures of the visual comparison, the truth, and the caption."""
     table = inputs.evidence.restoration
     claim = "visual"
@@ -591,13 +634,27 @@ def _inpainting(inputs: Inputs) -> tuple[list[tuple[str, Pixels, str]], Pixels, 
         f"PnP-GD and {method_name(rival)}, the best rival by mean SSIM (the lower one of an even "
         "number). Below, the square with the strongest gradients of the truth. PSNR and SSIM are "
         f"those of the whole image, last iterate.{_first_of_seeds(table)}"
+        f"{_crops_say(inputs, [image])}"
     )
+    truth, pictures = _shown(truth, pictures, inputs.cropped)
     return pictures, truth, caption
+
+
+def _data_says(inputs: Inputs) -> str:
+    if inputs.cropped:
+        photographs = inputs.manifest.loc[~_leaves(inputs.manifest), "name"]
+        return f"An even choice of the images of each role.{_crops_say(inputs, photographs)}"
+    return "Every validation and test image, and the training images or an even choice of them."
+
+
+def _leaves(manifest: pd.DataFrame) -> pd.Series:
+    """Which of the images are no photographs."""
+    return manifest["source"].str.startswith("dead leaves")
 
 
 def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
     manifest = inputs.manifest
-    leaves = manifest["source"].str.startswith("dead leaves")
+    leaves = _leaves(manifest)
     groups = {
         "Training, photographs": manifest[(manifest["role"] == "train") & ~leaves],
         "Training, dead leaves": manifest[(manifest["role"] == "train") & leaves],
@@ -609,19 +666,23 @@ def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
         if rows.empty:
             continue
         n = len(rows)
-        chosen = rows
-        if n > THUMBNAILS and heading.startswith("Training"):
-            chosen = rows.iloc[np.arange(THUMBNAILS) * n // THUMBNAILS]
+        cropped = inputs.cropped and not _leaves(rows).any()
+        most = CROPS if cropped else THUMBNAILS if heading.startswith("Training") else n
+        chosen = rows.iloc[np.arange(most) * n // most] if n > most else rows
         count = f"{n}" if len(chosen) == n else f"{len(chosen)} of {n} shown"
         pictures = [
             (
                 str(name).removeprefix("dead_leaves_"),
-                read_pixels(inputs.manifest_file.parent / str(path)),
+                _crop_of(read_pixels(inputs.manifest_file.parent / str(path)), cropped),
             )
             for name, path in zip(chosen["name"], chosen["path"], strict=True)
         ]
         sheet.append((f"{heading} ({count})", pictures))
     return sheet
+
+
+def _crop_of(pixels: Pixels, cropped: bool) -> Pixels:
+    return pixels[figures.busiest_crop(pixels)] if cropped else pixels
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from reg.methods import EQUIVARIANT
 from reg.report.findings import BOUND, NEAR, SCHEDULES, of_lambda, psnr_gaps, stays_near
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
+CROP_SIDE = 160  # pixels at most of photographs that are not ours to show whole
 MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
 TEXT_WIDTH, COLUMN_WIDTH = 7.0, 3.5  # inches, a page of two columns
 BLUE, VERMILLION, ORANGE, SKY = "#0072B2", "#D55E00", "#E69F00", "#56B4E9"
@@ -599,6 +600,13 @@ def busiest_window(pixels: Pixels, size: int) -> tuple[int, int]:
     sums = sums + energy[:-size, :-size]
     row, column = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(row), int(column)
+
+
+def busiest_crop(truth: Pixels, side: int = CROP_SIDE) -> tuple[slice, slice]:
+    """Rows and columns of the square of at most `side` pixels with the strongest gradients."""
+    side = min(side, *truth.shape[:2])
+    row, column = busiest_window(truth, side)
+    return slice(row, row + side), slice(column, column + side)
 
 
 def zoom_size(pixels: Pixels, share: float = 0.3) -> int:

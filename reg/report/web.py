@@ -29,14 +29,14 @@ from reg.claims import (
 )
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
-from reg.report.figures import DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
+from reg.provenance import Code
+from reg.report.figures import CROP_SIDE, DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.statistics import paired_difference
 
 TEMPLATES = Path(__file__).with_name("web")
 PICTURE_BYTES = 4_000_000  # of the compared images within the page, which stays below 8 MB
 SIDES = (240, 160, 96)  # of their central crops, pixels: the largest with which they fit
-CROPPED_SIDE = 160  # at most, where the photographs are not ours to show whole
 QUALITY = 95  # of WebP where lossless would not fit
 PHOTOGRAPHIC = 500_000  # bytes of png beyond which a figure holds photographs
 POINTS = 80  # of a curve, evenly spread over the logarithm of the iteration
@@ -68,7 +68,8 @@ def web_page(
     curves: Mapping[str, pd.DataFrame],
     manifest: Path,
     parameters: Mapping[str, object],
-    cropped: bool,
+    code: Mapping[str, Code],
+    cropped_from: str,
 ) -> str:
     """The text of `index.html`; the same inputs give the same text.
 
@@ -85,14 +86,15 @@ def web_page(
             made them.
         manifest: of the data, to be hashed.
         parameters: those of the profile by stage, beside others such as the seed.
-        cropped: show central crops of at most 160 × 160 pixels only, for photographs that must
-            not be given away whole.
+        code: that of every stage.
+        cropped_from: where photographs come from that are not ours to show whole, so that central
+            crops of at most 160 × 160 pixels are compared; empty for photographs that are.
 
     Raises:
         InputError: a figure or an image is missing or cannot be read.
     """
     evaluated = results / "evaluate_restoration"
-    side = CROPPED_SIDE if cropped else SIDES[0]
+    side = CROP_SIDE if cropped_from else SIDES[0]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -109,6 +111,7 @@ def web_page(
         verdict_class=VERDICTS,
         hashed=hashed,
         stage_parameters=lambda stages: _stage_parameters(stages, parameters),
+        stage_code=lambda stages: {name: code[name] for name in _base(stages) if name in code},
     )
     return environment.get_template("page.html.jinja").render(
         profile=profile,
@@ -119,6 +122,7 @@ def web_page(
         tables=tables,
         weights=weights,
         pictures=comparison(evaluated / "images", restoration, side),
+        cropped_from=cropped_from,
         results=result_rows(restoration),
         result_files=[(evaluated / "table.csv").as_posix(), (evaluated / "images").as_posix()],
         studies={
@@ -128,6 +132,7 @@ def web_page(
         curve_stages=list(curves),
         curve_files=[(results / stage / "table.csv").as_posix() for stage in curves],
         manifest=hashed([manifest.as_posix()]),
+        code=code,
         parameters={k: _pretty(v) for k, v in parameters.items()},
     )
 
@@ -145,9 +150,13 @@ def hashed(files: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _stage_parameters(stages: Sequence[str], parameters: Mapping[str, object]) -> dict[str, str]:
-    """Parameters of stages as text; `train_reg@fixed` has those of `train_reg`."""
-    names = dict.fromkeys(stage.partition("@")[0] for stage in stages)
-    return {name: _pretty(parameters[name]) for name in names if name in parameters}
+    """Parameters of stages as text."""
+    return {name: _pretty(parameters[name]) for name in _base(stages) if name in parameters}
+
+
+def _base(stages: Sequence[str]) -> list[str]:
+    """The names of stages, each once: `train_reg@fixed` is `train_reg` in dvc.yaml and params."""
+    return list(dict.fromkeys(stage.partition("@")[0] for stage in stages))
 
 
 def _pretty(value: object) -> str:
