@@ -126,6 +126,7 @@ class Run:
     model: _FabricModule  # the objective as it runs on this device
     optimiser: torch.optim.Optimizer
     weights: list[Tensor]  # those that are trained
+    updated: list[Tensor]  # the same, as the optimiser sees them
     average: list[Tensor]  # empty without `ema`
     record: Record = field(default_factory=Record)
 
@@ -243,15 +244,26 @@ def _begin(objective: nn.Module, recipe: Recipe, title: str, seed: int, folder: 
             f"{title}: batch = {recipe.batch} cannot be shared evenly by {fabric.world_size} "
             "devices; make it a multiple of their number"
         )
-    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights: list[Tensor] = [w for w in objective.parameters() if w.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=recipe.learning_rate, fused=True)
+    updated = [_in_order_of_memory(weight.detach(), weight) for weight in weights]
+    optimiser = torch.optim.Adam(updated, lr=recipe.learning_rate, fused=True)
     forward = torch.compile(objective) if recipe.compile else objective
     model, optimiser = fabric.setup(forward, optimiser)  # type: ignore[arg-type]
     average = [weight.detach().clone() for weight in weights] if recipe.ema else []
-    run = Run(recipe, title, seed, fabric, objective, model, optimiser, weights, average)
+    run = Run(recipe, title, seed, fabric, objective, model, optimiser, weights, updated, average)
     _resume(run, folder)
     return run
+
+
+def _in_order_of_memory(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A weight or its gradient with dimensions in the order in which memory holds the weight.
+
+    On the CPU fused Adam copies every tensor of another order, which takes longer than its step,
+    and pairs weights and gradients as they lie in memory, whatever their strides.
+    """
+    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return tensor.permute(0, 2, 3, 1) if last else tensor
 
 
 # --- one iteration -------------------------------------------------------------------------
@@ -309,12 +321,16 @@ def _update(run: Run, loss: Tensor, sums: Sums, stop: bool) -> bool:
     else:
         for group in run.optimiser.param_groups:
             group["lr"] = run.recipe.rate(iteration)
+        for view, weight in zip(run.updated, run.weights, strict=True):
+            grad = weight.grad
+            view.grad = None if grad is None else _in_order_of_memory(grad, weight).contiguous()
         run.optimiser.step()
         _follow(run.average, run.weights, run.recipe.decay(iteration))
         pairs = torch.stack(list(sums.values())).cpu().double()
         _add(run.record.sums, dict(zip(sums, pairs, strict=True)))
         run.record.skipped = 0
-    run.optimiser.zero_grad(set_to_none=True)
+    for tensor in (*run.updated, *run.weights):
+        tensor.grad = None
     return bool(stops)
 
 

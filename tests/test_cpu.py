@@ -3,9 +3,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reg import cpu
-from reg.cpu import FusedDRUNet, available, fuse, keep_freed_memory
+from reg.cpu import (
+    FusedDRUNet,
+    available,
+    convolve_side_by_side,
+    fuse,
+    keep_freed_memory,
+    side_by_side,
+)
 from reg.networks import (
     Denoiser,
     DRUNet,
@@ -16,7 +24,7 @@ from reg.networks import (
 )
 
 CHANNELS = (8, 12, 16, 24)
-ENDS = {"m_head.weight", "m_tail.weight"}  # eager, in float32
+ENDS = {"m_head.weight", "m_tail.weight"}  # in float32
 few = settings(max_examples=10)
 fused_convolutions = pytest.mark.skipif(
     not available(), reason="this build of torch has no fused convolutions"
@@ -141,6 +149,26 @@ def test_results_repeat_to_the_bit() -> None:
         assert all(torch.equal(results[0], one) for one in results[1:])
 
 
+@few
+@given(height=st.integers(1, 9), quarter=st.integers(1, 6), channels=st.integers(1, 20))
+def test_pixels_side_by_side_are_those_of_the_plain_convolution(
+    height: int, quarter: int, channels: int
+) -> None:
+    x = image(2, channels, height, 4 * quarter).double() - 0.5
+    weight = image(3, channels, 3, 3, seed=1).double() - 0.5
+    for layout in (torch.contiguous_format, torch.channels_last):
+        out = convolve_side_by_side(x.contiguous(memory_format=layout), side_by_side(weight))
+        torch.testing.assert_close(out, F.conv2d(x, weight, padding=1), rtol=1e-12, atol=1e-12)
+
+
+def test_pixels_side_by_side_need_no_copy() -> None:
+    x = image(2, 16, 8, 16).contiguous(memory_format=torch.channels_last)
+    wide = side_by_side(image(3, 16, 3, 3)).contiguous(memory_format=torch.channels_last)
+    out = convolve_side_by_side(x, wide)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out._is_view()
+
+
 # --- where they do not apply ---------------------------------------------------------------
 
 
@@ -193,7 +221,7 @@ def test_weights_are_laid_out_once_for_each_precision(monkeypatch: pytest.Monkey
         for size in (16, 32):
             with inference(precision):  # type: ignore[arg-type]
                 fused(image(1, 3, size, size))
-        assert len(fused._packed) == layouts * len(inner)
+        assert len(fused._packed) == layouts * len(inner) + 1  # the last layer's, in float32
         for key, weight in fused._packed.items():
             assert kept.setdefault(key, weight) is weight
     assert len(asked) > len(fused._packed)  # asked for at each call, made at the first

@@ -469,6 +469,33 @@ def test_accumulated_steps_are_those_of_the_whole_batch(
     pd.testing.assert_frame_equal(losses(micro_batch=micro_batch), losses(), rtol=1e-5, atol=0)
 
 
+def test_steps_are_those_of_adam_whatever_the_layout_of_the_weights() -> None:
+    # Layers of unequal sides, so that weights and gradients in different orders would show.
+    channels = (4, 6, 8, 10)
+    trained, plain = Denoiser(channels, 1).double(), Denoiser(channels, 1).double()
+    weighted(trained)
+    weighted(plain)
+    start = [weight.detach().clone() for weight in plain.parameters()]
+
+    class InDouble(DenoisingObjective):
+        def forward(self, clean: Tensor, *arguments: object) -> dict[str, Tensor]:
+            return super().forward(clean.double(), *arguments)  # type: ignore[arg-type]
+
+    train(InDouble(trained), patches(), recipe(), title="test", seed=1, checkpoint=RUN)
+
+    objective, crops = InDouble(plain), patches()
+    optimiser = torch.optim.Adam(plain.parameters(), fused=False)
+    for k in range(1, 9):
+        optimiser.param_groups[0]["lr"] = recipe().rate(k)
+        terms = objective(crops.batch(k), k, [seeded(1, k, place) for place in range(2)])
+        optimiser.zero_grad()
+        terms["loss"].mean().backward()
+        optimiser.step()
+    for ours, theirs, before in zip(trained.parameters(), plain.parameters(), start, strict=True):
+        assert (theirs - before).abs().mean() > 0.01
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     # Plain sums, so that the weights of unequal parts show: 3 crops at once of 4.
     class Brightness(Distance):
