@@ -43,10 +43,13 @@ def add_noise(clean: Tensor, sigma: Tensor, generators: Generators) -> Tensor:
     CPU it would take longer than the networks need. So every kind of device has its own noise.
     """
     device = clean.device
-    if device.type != "cpu":
-        generators = [torch.Generator(device).manual_seed(g.initial_seed()) for g in generators]
-    noise = [torch.randn(clean.shape[1:], generator=one, device=device) for one in generators]
-    return clean + sigma.view(-1, 1, 1, 1).to(device) * torch.stack(noise)
+    noise = torch.empty(clean.shape, device=device)
+    there = None if device.type == "cpu" else torch.Generator(device)
+    for place, generator in zip(noise, generators, strict=True):
+        if there is not None:
+            generator = there.manual_seed(generator.initial_seed())
+        torch.randn(place.shape, generator=generator, out=place)
+    return clean + sigma.view(-1, 1, 1, 1).to(device) * noise
 
 
 def by_band(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:

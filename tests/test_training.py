@@ -21,7 +21,7 @@ from reg.errors import InputError
 from reg.losses import DenoisingObjective, Generators, RegObjective
 from reg.networks import Denoiser, Regularizer, save_network
 from reg.patches import Patches
-from reg.training import Recipe, no_log, seeded, train
+from reg.training import Recipe, crop_generators, no_log, seeded, train
 
 RUN = "run"
 SMALL = (4, 4, 4, 4)
@@ -487,13 +487,30 @@ def test_steps_are_those_of_adam_whatever_the_layout_of_the_weights() -> None:
     optimiser = torch.optim.Adam(plain.parameters(), fused=False)
     for k in range(1, 9):
         optimiser.param_groups[0]["lr"] = recipe().rate(k)
-        terms = objective(crops.batch(k), k, [seeded(1, k, place) for place in range(2)])
+        terms = objective(crops.batch(k), k, crop_generators(1, k, 2))
         optimiser.zero_grad()
         terms["loss"].mean().backward()
         optimiser.step()
     for ours, theirs, before in zip(trained.parameters(), plain.parameters(), start, strict=True):
         assert (theirs - before).abs().mean() > 0.01
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_crops_are_not_rounded_when_networks_compute_in_bfloat16() -> None:
+    received: list[Tensor] = []
+
+    class Listening(DenoisingObjective):
+        def forward(self, clean: Tensor, *arguments: object) -> dict[str, Tensor]:
+            received.append(clean.clone())
+            return super().forward(clean, *arguments)  # type: ignore[arg-type]
+
+    denoiser = Denoiser((4, 4, 4, 4), 1)
+    weighted(denoiser)
+    few = recipe(precision="bf16", iterations=2, validate_every=2)
+    train(Listening(denoiser), patches(), few, title="test", seed=1, checkpoint=RUN)
+    for k, clean in enumerate(received, start=1):
+        assert clean.dtype == torch.float32
+        torch.testing.assert_close(clean, patches().batch(k), rtol=0, atol=0)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
@@ -742,3 +759,12 @@ def test_seeded_generators_are_pure_functions_of_their_integers() -> None:
     keys = [(1,), (2,), (1, 1), (1, 2), (2, 1), (1, 1, 1), (1, 1, 2), (12,), (1, 10**9)]
     assert len({draw(*key) for key in keys}) == len(keys)
     assert draw(1, 2) == draw(1, 2)
+
+
+def test_generators_of_crops_depend_on_seed_iteration_and_place_alone() -> None:
+    def draws(seed: int, iteration: int, count: int) -> list[float]:
+        return [torch.rand(1, generator=g).item() for g in crop_generators(seed, iteration, count)]
+
+    assert draws(1, 2, 6)[:3] == draws(1, 2, 3)
+    everything = [value for seed in (0, 1) for k in (1, 2) for value in draws(seed, k, 4)]
+    assert len(set(everything)) == len(everything)
