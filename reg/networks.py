@@ -340,11 +340,11 @@ def resolve_precision(precision: Precision, device: str | torch.device = "cpu") 
 def inference(precision: Precision, device: str | torch.device = "cpu") -> Iterator[None]:
     """No gradients, and bfloat16 autocast where `precision` resolves to it.
 
-    What is float32 then is float32 on CUDA too, where torch would compute convolutions in TF32.
+    Without, convolutions on CUDA are in float32 proper, not in torch's TF32.
     """
     kind = torch.device(device).type
     bf16 = resolve_precision(precision, device) == "bf16"
-    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, bf16
     try:
         with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16):
             yield
