@@ -66,7 +66,7 @@ def evaluate(
     table, the others an empty one.
     """
     first = next(iter(networks))
-    chosen = set(kept_names(images, keep_every))
+    chosen = set(every_nth(images, keep_every))
 
     def cell(job: Job, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
         training_seed = first if job.seed is None else job.seed
@@ -123,9 +123,9 @@ def evaluate(
     return long_table(rows)
 
 
-def kept_names(images: Mapping[str, Tensor], every: int) -> list[str]:
-    """Every n-th image, in the order of names, the first one first."""
-    return sorted(images)[::every]
+def every_nth(images: Mapping[str, Tensor], n: int) -> list[str]:
+    """The names of every n-th image, in their order, the first one included."""
+    return sorted(images)[::n]
 
 
 def measure_starts(
@@ -162,7 +162,7 @@ def measure_starts(
         measured = finished_cell(key, name, compute)
         rows += final_rows(task, "start", training_seed, names, 0, measured)
     for task in keep:
-        for name in kept_names(images, keep_every):
+        for name in every_nth(images, keep_every):
             start = make_problem(task, images[name], [name], seed).start
             write_image(pictures / task / "start" / f"{name}.png", start)
     return long_table(rows)
@@ -256,12 +256,15 @@ def most_at_once(device: str | torch.device) -> int:
     return BATCH if torch.device(device).type == "cpu" else ACCELERATOR_BATCH
 
 
-def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, Tensor]:
-    """The central `size`² pixels of each image, or all of it if the size is None or larger."""
+def central_crops(
+    images: Mapping[str, Tensor], size: int | None, every: int = 1
+) -> dict[str, Tensor]:
+    """The central `size`² pixels of every n-th image; all of it if the size is None or larger."""
+    chosen = {name: images[name] for name in every_nth(images, every)}
     if size is None:
-        return dict(images)
+        return chosen
     crops = {}
-    for name, image in images.items():
+    for name, image in chosen.items():
         top, left = (max(0, (side - size) // 2) for side in image.shape[-2:])
         crops[name] = image[..., top : top + size, left : left + size]
     return crops

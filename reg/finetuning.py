@@ -15,8 +15,8 @@ from reg.console import first_process, say
 from reg.evaluation import (
     Row,
     batches,
+    every_nth,
     final_rows,
-    kept_names,
     long_table,
     restoration_validation,
     write_table,
@@ -272,7 +272,7 @@ def measure_all(
     table; `steps.csv` PSNR of unrolled ones by number of steps; `images/<task>/` what the kept
     ones restore of every `keep_every`-th image.
     """
-    shown = kept_names(images, keep_every)
+    shown = every_nth(images, keep_every)
     rows: list[Row] = []
     levels: list[Row] = []
     for training, restore in trained.items():

@@ -201,36 +201,42 @@ class EvaluateRestoration(Section):
 
 
 class EvaluateConvergence(Section):
-    """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images)."""
+    """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images).
+
+    Every `every`-th test image.
+    """
 
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
+    every: PositiveInt = 1
     precision: Precision = "fp32"  # bf16 would hide differences below 1e-8
 
 
 class Accelerate(Section):
     """Stage `accelerate`, on central crops of `crop`² pixels (null: whole images).
 
-    Adam and the plain step run for `iterations`, the spectral schedules for `short`.
+    Every `every`-th test image. Adam and the plain step run for `iterations`, the spectral
+    schedules for `short`.
     """
 
     tasks: Tasks
     iterations: int = Field(ge=1)
     short: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
+    every: PositiveInt = 1
     precision: Precision = "auto"
 
 
 class Ablate(Section):
     """Stage `ablate`, on central crops of `crop`² pixels (null: whole images).
 
-    The last iterates of every `keep_every`-th image are kept for figures.
+    Every `every`-th test image.
     """
 
     tasks: Tasks
     iterations: int = Field(ge=1)
     crop: int | None = Field(ge=48, multiple_of=12)
-    keep_every: PositiveInt = 1
+    every: PositiveInt = 1
     precision: Precision = "fp32"  # bf16 would hide differences below 1e-8
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ def work(params: Params) -> Path:
     given = inputs(params, "ablate", "test")
     table = evaluate(
         [job for task in section.tasks for method in ABLATION for job in given.jobs(task, method)],
-        central_crops(given.images, section.crop),
+        central_crops(given.images, section.crop, section.every),
         given.networks,
         iterations=section.iterations,
         seed=params.seed,
@@ -24,7 +24,6 @@ def work(params: Params) -> Path:
         key=given.key,
         pictures=results / "images",
         keep=section.tasks,
-        keep_every=section.keep_every,
     )
     leave_it_to_the_first_process()
     write_table(table, results / "table.csv")

@@ -24,7 +24,7 @@ def work(params: Params) -> Path:
         tables.append(
             evaluate(
                 jobs,
-                central_crops(given.images, section.crop),
+                central_crops(given.images, section.crop, section.every),
                 given.networks,
                 iterations=iterations,
                 seed=params.seed,

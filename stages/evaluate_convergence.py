@@ -27,7 +27,7 @@ def work(params: Params) -> Path:
     ]
     table = evaluate(
         jobs,
-        central_crops(given.images, section.crop),
+        central_crops(given.images, section.crop, section.every),
         given.networks,
         iterations=section.iterations,
         seed=params.seed,

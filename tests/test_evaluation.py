@@ -212,6 +212,11 @@ def test_central_crops() -> None:
     crops = central_crops(images, 6)
     assert torch.equal(crops["a"], images["a"][..., 2:8, 3:9])
     assert torch.equal(crops["small"], images["small"][..., :, 3:9])
+    assert list(central_crops({name: images["a"] for name in "dbcae"}, 6, every=2)) == [
+        "a",
+        "c",
+        "e",
+    ]
     whole = central_crops(images, None)
     assert all(torch.equal(whole[name], images[name]) for name in images)
 
