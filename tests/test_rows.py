@@ -20,10 +20,17 @@ def test_both_sides_are_run_in_turn() -> None:
     assert len(found) == 3
 
 
-def test_rows_of_the_same_name_are_replaced_and_others_kept(tmp_path: Path) -> None:
+def test_rows_of_this_name_and_machine_are_replaced_and_others_kept(tmp_path: Path) -> None:
     path = tmp_path / "reports" / "benchmarks.json"
-    save([{"name": "a", "ratio": 1}, {"name": "b", "ratio": 2}], path)
-    save([{"name": "c", "ratio": 3}, {"name": "a", "ratio": 4}], path)
-    merged = {each["name"]: each["ratio"] for each in json.loads(path.read_text())}
-    assert merged == {"a": 4, "b": 2, "c": 3}
-    assert list(merged) == ["a", "b", "c"]
+
+    def made(name: str, ratio: int, cpu: str = "here") -> dict[str, object]:
+        return {"name": name, "ratio": ratio, "machine": {"cpu": cpu, "cores": 2}}
+
+    save([made("a", 1), made("b", 2)], path)
+    save([made("c", 3), made("a", 4), made("b", 5, "elsewhere")], path)
+    merged = [
+        (each["name"], each["machine"]["cpu"], each["ratio"])
+        for each in json.loads(path.read_text())
+    ]
+    expected = [("a", "here", 4), ("b", "here", 2), ("c", "here", 3), ("b", "elsewhere", 5)]
+    assert merged == expected
