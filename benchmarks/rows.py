@@ -45,7 +45,7 @@ def row(name: str, found: Sequence[float], target: str) -> Row:
 
 
 def save(rows: Sequence[Row], path: Path = OUTPUT) -> None:
-    """Merge rows into the file: those of this name and machine are replaced in place, others kept."""
+    """Merge rows into the file: those of one name and machine are replaced, others kept."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     merged = {(each["name"], json.dumps(each["machine"])): each for each in [*kept, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)

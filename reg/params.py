@@ -263,8 +263,8 @@ class FinetuneUnrolled(Recipe):
     Every start is trained once for every k of `seeds`, from params.seed + k, at the learning rate
     that is best among `rate_factors` × `learning_rate` after `trial_iterations`; ReG's also with
     each number of `sweep_steps`. `supervision` weighs the earlier iterates in the loss.
-    `recompute` bounds memory and changes nothing else, so it is no part of what is dumped. What
-    every `keep_every`-th test image became is kept for figures.
+    `recompute` bounds memory and changes nothing else, so it is no part of what is dumped. Every
+    `every`-th test image is measured, and every `keep_every`-th of these kept for figures.
     """
 
     tasks: Tasks
@@ -273,6 +273,7 @@ class FinetuneUnrolled(Recipe):
     learn_steps: bool = True
     supervision: float = Field(default=0.0, ge=0)
     recompute: bool = Field(default=False, exclude=True)
+    every: PositiveInt = Field(default=1, exclude=True)
     keep_every: PositiveInt = Field(default=1, exclude=True)
     seeds: Seeds = (0,)
     rate_factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)

@@ -6,6 +6,7 @@ from typing import cast
 
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images, load_training_arrays
+from reg.evaluation import every_nth
 from reg.finetuning import (
     Bench,
     Plan,
@@ -56,8 +57,9 @@ def work(params: Params, start: Start) -> Path:
         if plan.kept(training):
             save_unrolled(restore, models / f"{training.task}.safetensors", recipe.record())
     tests = load_images(manifest, "test")
+    chosen = {name: tests[name] for name in every_nth(tests, recipe.every)}
     measure_all(
-        trained, plan, tests, results, f"unrolled-{start}", seed, recipe.precision,
+        trained, plan, chosen, results, f"unrolled-{start}", seed, recipe.precision,
         recipe.keep_every,
     )  # fmt: skip
     forget(bench.key)
