@@ -2,12 +2,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from reg.errors import InputError
+from reg.evaluation import long_table
+from reg.images import write_image
 from reg.report.unrolled import (
     LOG_COLUMNS,
+    STARTS,
     Logs,
+    crops,
     main_curves,
+    pnp_gd_beside,
     reached_after,
     read_logs,
     unrolled_says,
@@ -66,3 +72,44 @@ def test_the_sentence_says_what_is_reached_and_what_is_not() -> None:
 def test_missing_logs_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reg/logs\.csv: no such file"):
         read_logs(tmp_path)
+
+
+# --- a subset of the test images -----------------------------------------------------------
+
+
+def long_rows(method: str, levels: dict[str, float]) -> list[list[object]]:
+    return [
+        [TASK, method, 0, image, 10, metric, value]
+        for image, level in levels.items()
+        for metric, value in (("psnr", level), ("ssim", 0.5))
+    ]
+
+
+def test_pnp_gd_stands_beside_on_the_same_images_alone() -> None:
+    table = long_table(long_rows("unrolled-reg", {"a": 30.0, "c": 20.0}))
+    others = long_table(
+        long_rows("pnp-gd", {"a": 28.0, "b": 99.0, "c": 22.0}) + long_rows("red", {"a": 1.0})
+    )
+    beside = pnp_gd_beside(table, others)
+    assert set(beside["method"]) == {"pnp-gd"}
+    assert beside.loc[beside["metric"] == "psnr", "value"].tolist() == [28.0, 22.0]
+
+
+def test_the_shown_image_is_the_median_of_those_that_both_stages_kept(tmp_path: Path) -> None:
+    levels = {"a": 30.0, "b": 20.0, "c": 25.0, "d": 26.0}
+    rows = [row for start in STARTS for row in long_rows(f"unrolled-{start}", levels)]
+    picture = torch.zeros(1, 3, 8, 8)
+    for name in ("b", "c", "d"):
+        for kind in ("truth", "start"):
+            kept = tmp_path / "evaluate_restoration" / "images" / TASK
+            write_image(kept / kind / f"{name}.png", picture)
+    for name in ("a", "b", "d"):
+        for start in STARTS:
+            kept = tmp_path / "finetune_unrolled" / start / "images" / TASK
+            write_image(kept / f"{name}.png", picture)
+    image, pictures = crops(tmp_path, long_table(rows), TASK)
+    assert image == "b"  # of b and d the lower one
+    assert [title for title, _, _ in pictures][:2] == ["Ground truth", "Degraded"]
+    assert {note for _, _, note in pictures[2:]} == {"20.00 dB"}
+    with pytest.raises(InputError, match="keep_every"):
+        crops(tmp_path, long_table(rows), "sr-x2-2.55")

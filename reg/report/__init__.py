@@ -531,11 +531,8 @@ def _trainings(inputs: Inputs) -> str:
 
 
 def _descents(evidence: Evidence) -> dict[str, tuple[float, float]]:
-    """PSNR of PnP-GD on the test images and its iterations, by task of the unrolled networks."""
-    table = evidence.restoration
-    rows = table[
-        (table["method"] == "pnp-gd") & table["task"].isin(evidence.unrolled["task"].unique())
-    ]
+    """PSNR of PnP-GD and its iterations, on the tasks and images of the unrolled networks."""
+    rows = unrolled.pnp_gd_beside(evidence.unrolled, evidence.restoration)
     means = rows.pivot_table(index="task", columns="metric", values="value")
     return {str(task): (row["psnr"], row["iterations"]) for task, row in means.iterrows()}
 
@@ -551,9 +548,9 @@ def _unrolled_crops(inputs: Inputs) -> list[tuple[FigureEntry, Callable[[], Figu
         entry = FigureEntry(
             f"unrolled_{task.replace('.', '_')}",
             f"Unrolled networks: {task_name(task)}",
-            f"Test image {image}, of all the one with the median PSNR of ReG's start (the lower "
-            "one of an even number), first training seed. Below, the square with the strongest "
-            f"gradients of the truth.{_crops_say(inputs, [image])}",
+            f"Test image {image}, of those kept the one with the median PSNR of ReG's start (the "
+            "lower one of an even number), first training seed. Below, the square with the "
+            f"strongest gradients of the truth.{_crops_say(inputs, [image])}",
             (inputs.file("finetune_unrolled", "*", "images"),),
             tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
         )

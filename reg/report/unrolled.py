@@ -159,19 +159,25 @@ def _number_of_steps(axis: Axes, rows: pd.DataFrame, descent: tuple[float, float
 def crops(
     results: Path, table: pd.DataFrame, task: str
 ) -> tuple[str, list[tuple[str, Pixels, str]]]:
-    """The image with the median PSNR of ReG's start, and what is shown of it.
+    """Of the kept images the one with the median PSNR of ReG's start, and what is shown of it.
 
     The truth and the degraded start are those that evaluate_restoration kept; InputError if it
-    kept none of this task.
+    kept none of this task, or none that finetune_unrolled kept too.
     """
     kept = results / "evaluate_restoration" / "images" / task
     mine = results / "finetune_unrolled"
+    common = {path.stem for path in (kept / "truth").glob("*.png")}
+    common &= {path.stem for path in (mine / "reg" / "images" / task).glob("*.png")}
+    if not common:
+        raise InputError(
+            f"{kept}: has no picture that {mine}/reg/images/{task} has too; add {task} to "
+            "evaluate_restoration.keep_images, and let keep_every choose the same images in both"
+        )
     first = table[(table["task"] == task) & (table["seed"] == table["seed"].min())]
     psnr = first[first["metric"] == "psnr"].set_index(["method", "image"])["value"]
     levels = psnr["unrolled-reg"].sort_values(kind="stable")
+    levels = levels[levels.index.isin(common)]
     image = str(levels.index[(len(levels) - 1) // 2])
-    if not (kept / "truth" / f"{image}.png").exists():
-        raise InputError(f"{kept}: no pictures; add {task} to evaluate_restoration.keep_images")
     pictures = [("Ground truth", read_pixels(kept / "truth" / f"{image}.png"), "PSNR")]
     pictures.append(("Degraded", read_pixels(kept / "start" / f"{image}.png"), ""))
     pictures += [
@@ -190,10 +196,7 @@ def crops(
 
 def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -> Sheet:
     """Test PSNR and SSIM by task and start, beside PnP-GD with ReG run to its end."""
-    pnp_gd = restoration[
-        (restoration["method"] == "pnp-gd") & restoration["task"].isin(table["task"].unique())
-    ]
-    rows = last_by_image(pd.concat([table, pnp_gd]))
+    rows = last_by_image(pd.concat([table, pnp_gd_beside(table, restoration)]))
     blocks = []
     for task in tasks_in_order(table["task"].tolist()):
         of_task = rows[rows["task"] == task]
@@ -220,6 +223,12 @@ def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -
         tuple(blocks),
         task_means(rows),
     )
+
+
+def pnp_gd_beside(table: pd.DataFrame, restoration: pd.DataFrame) -> pd.DataFrame:
+    """The rows of PnP-GD on the tasks and images on which unrolled networks were measured."""
+    same = restoration["task"].isin(table["task"]) & restoration["image"].isin(table["image"])
+    return restoration[same & (restoration["method"] == "pnp-gd")]
 
 
 def _gain(table: pd.DataFrame, task: str, method: str) -> str:
