@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from reg.errors import InputError
 
@@ -43,9 +44,11 @@ def save_state(path: Path, state: State) -> None:
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a crash or a power cut leaves the old one or the new one.
 
-    Raises InputError if it cannot be written; no part of it stays.
+    Processes that share a stage may write the same file at once. Raises InputError if it cannot be
+    written; no part of it stays.
     """
-    partial = path.with_name(path.name + ".partial")
+    # By the number of the process: of two that wrote to one, the second would find it renamed.
+    partial = path.with_name(f"{path.name}.{getattr(rank_zero_only, 'rank', 0)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

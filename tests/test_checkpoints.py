@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from reg.checkpoints import (
     CHECKPOINTS,
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(
 def test_a_device_that_is_really_full_is_named() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
-    Path("state.pt.partial").symlink_to("/dev/full")
+    Path("state.pt.0.partial").symlink_to("/dev/full")
     with pytest.raises(InputError, match="No space left"):
         save_state(Path("state.pt"), {"weights": torch.zeros(100_000)})
     assert list(Path().iterdir()) == []
@@ -125,6 +126,25 @@ def test_the_rename_is_made_to_last(monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(Path("log.csv"), b"iteration\n")
     assert done == ["file", "rename", "folder"]
     assert Path("log.csv").read_bytes() == b"iteration\n"
+
+
+def test_processes_that_write_the_same_file_at_once_do_not_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, fsync = Path("cell.pt"), os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        fsync(descriptor)
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        write_whole(path, b"by the second")
+        assert path.read_bytes() == b"by the second"
+
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_whole(path, b"by the first")
+    assert path.read_bytes() == b"by the first"
+    assert list(Path().iterdir()) == [path]
 
 
 def test_a_finished_cell_is_computed_once() -> None:
