@@ -9,11 +9,13 @@ from reg.checkpoints import forget
 from reg.diagnostics import Effort, diagnose
 from reg.evaluation import central_crops, write_table
 from reg.params import Params
+from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 
 def work(params: Params) -> Path:
     """Write results/<profile>/diagnose/table.csv."""
+    leave_it_to_the_first_process()
     section, table = params.active.diagnose, params.folder("results", "diagnose", "table.csv")
     given = inputs(params, "diagnose", "validation")
     measured = diagnose(

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,3 +91,12 @@ def test_all_but_the_first_process_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as ended:
         leave_it_to_the_first_process()
     assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("stage", ["diagnose", "evaluate_denoising"])
+def test_a_stage_that_is_not_shared_is_run_by_the_first_process_alone(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "first_process", lambda: False)
+    with pytest.raises(SystemExit):  # before it asks for any parameter
+        import_module(f"stages.{stage}").work(SimpleNamespace())
