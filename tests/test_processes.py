@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from reg import processes
-from reg.checkpoints import CHECKPOINTS, State, finished_cell
+from reg.checkpoints import CHECKPOINTS, State, finished_cell, forget
 from reg.processes import finish_share, leave_it_to_the_first_process, place
 
 TORCHRUN = {
@@ -84,6 +84,25 @@ def test_the_first_takes_over_what_another_did_not_finish(monkeypatch: pytest.Mo
     found = [finished_cell("key", name, compute)["k"] for name, compute in shared.items()]
     assert found == list(range(5))
     assert done == [0, 3, 1, 2, 4]
+
+
+def test_a_slow_process_ends_when_the_first_has_gathered_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "1"})
+    shared, done = cells(9)
+    compute = shared["cell4"]
+
+    def meanwhile() -> State:
+        forget("key")
+        return compute()
+
+    shared["cell4"] = meanwhile
+    with pytest.raises(SystemExit) as ended:
+        finish_share("key", shared)
+    assert ended.value.code == 0
+    assert done == [1, 4]
+    assert not (CHECKPOINTS / "key").exists()
 
 
 def test_all_but_the_first_process_end(monkeypatch: pytest.MonkeyPatch) -> None:
