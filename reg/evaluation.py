@@ -96,7 +96,8 @@ def evaluate(
                 }
             return {"curves": curves, "measured": measured, "kept": last[kept]}
 
-        return f"{job.task}_{job.method}_{training_seed}_{names[0]}", compute
+        # Batches differ in size between devices, and a run may go on on another one.
+        return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
 
     most = most_at_once(networks[first].device)
     parts = [(job, names, batch) for job in jobs for names, batch in batches(images, most)]

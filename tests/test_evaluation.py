@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reg import evaluation
 from reg.checkpoints import CHECKPOINTS, forget
 from reg.evaluation import (
     Job,
@@ -386,6 +387,20 @@ def test_an_interrupted_evaluation_goes_on_where_it_ended() -> None:
     assert again.calls == 0
     forget("key")
     assert not (CHECKPOINTS / "key").exists()
+
+
+def test_an_evaluation_goes_on_with_batches_of_another_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As on an accelerator after the CPU; `a` and `b` are of one size.
+    expected = run(Shrinking().networks(), "key")
+    monkeypatch.setattr(evaluation, "BATCH", 1)
+    table = run(Shrinking().networks(), "key")
+    columns = COLUMNS[:-1]
+    pd.testing.assert_frame_equal(
+        table.sort_values(columns, ignore_index=True),
+        expected.sort_values(columns, ignore_index=True),
+    )
 
 
 @pytest.mark.parametrize("tolerance", [None, 1e-3])
