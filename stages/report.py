@@ -9,6 +9,8 @@ from reg.report import make_report
 from reg.report.document import compile_document
 from reg.stage import run
 
+CROPPED = ("evaluate_convergence", "accelerate", "ablate")
+
 
 def work(params: Params) -> Path:
     """Write reports/<profile>/ and print the verdicts."""
@@ -33,6 +35,7 @@ def work(params: Params) -> Path:
         code=code_of_stages(),
         lambda_=train_reg.lambda_,
         cropped=bool(params.data.root),  # photographs of others are not given away whole
+        central={stage: getattr(params.active, stage).crop for stage in CROPPED},
     )
     for claim in ledger:
         say(f"  {claim['id']}: {claim['verdict']}")

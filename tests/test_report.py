@@ -316,7 +316,10 @@ def _write(path: Path, rows: list[Row]) -> None:
 
 
 def report(
-    root: Path, reports: str = "reports/tiny", cropped: bool = False
+    root: Path,
+    reports: str = "reports/tiny",
+    cropped: bool = False,
+    central: dict[str, int | None] | None = None,
 ) -> list[dict[str, object]]:
     """`make_report` on the made-up tree, with paths as a stage gives them."""
     with contextlib.chdir(root):
@@ -329,6 +332,7 @@ def report(
             tuning_trials=12,
             settings={"λ": 1.0},
             cropped=cropped,
+            central=central,
         )
 
 
@@ -1090,6 +1094,40 @@ def test_photographs_of_others_appear_as_crops_of_named_folders(
     files = [io.BytesIO(b64decode(uri.partition(",")[2])) for uri in uris]
     assert files
     assert {Image.open(file).size for file in files} == {(160, 160)}
+
+
+def test_captions_say_where_central_crops_were_measured(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(draw: Callable[[], Figure], stem: Path) -> None:
+        Image.new("RGB", (4, 4)).save(stem.with_suffix(".png"))
+
+    monkeypatch.setattr(figures, "save_figure", save)
+    stages = {"evaluate_convergence": "convergence", "accelerate": "acceleration", "ablate": "admm"}
+    sides = {stage: 96 + 12 * k for k, stage in enumerate(stages)}
+    report(tree, "reports/central", cropped=True, central=dict(sides))
+    folder = tree / "reports/central"
+    text = (folder / "index.md").read_text()
+    captions = {
+        name: text.split(f"(figures/{name}.png)")[1].split("<sub>")[0]
+        for name in (*stages.values(), "update_denoiser", "inpainting")
+    }
+    for stage, name in stages.items():
+        said = f"their central {sides[stage]} × {sides[stage]} pixels"
+        assert said in captions[name]
+        table = "ablation" if stage == "ablate" else name
+        caption = (folder / f"tables/{table}.tex").read_text().split("\\caption{")[1]
+        assert f"their central {sides[stage]}" in caption.split("\\begin")[0]
+    side = sides["ablate"]
+    assert f"Shown and measured are the central {side} × {side}" in captions["update_denoiser"]
+    # These are shown as they were measured, not cropped further.
+    assert "crops of at most" not in captions["update_denoiser"]
+    assert "The photographs are from" in captions["update_denoiser"]
+    assert "those of the whole image" in captions["inpainting"]
+
+    whole = (tree / "reports/tiny/index.md").read_text()
+    assert "their central" not in whole
+    assert "PSNR is that of the whole image." in whole
 
 
 def test_a_crop_is_the_square_with_the_strongest_gradients() -> None:

@@ -72,6 +72,7 @@ class Inputs:
     sweep_file: Path
     sweep: pd.DataFrame | None  # where `make sweep` was run
     cropped: bool  # photographs are not ours to show whole
+    central: Mapping[str, int | None]  # side of the test images' central crops, by stage
 
     def file(self, *parts: str) -> str:
         """A result file as a reader finds it."""
@@ -91,6 +92,7 @@ def make_report(
     code: Mapping[str, Code] | None = None,
     lambda_: float | None = None,
     cropped: bool = False,
+    central: Mapping[str, int | None] | None = None,
 ) -> list[dict[str, Any]]:
     """Write claims, figures, tables, metrics.json and the documents; return the ledger.
 
@@ -110,13 +112,19 @@ def make_report(
         lambda_: the λ in use, marked in the figure of the sweep.
         cropped: photographs are not ours to show whole: figures and `index.html` have crops of at
             most 160 × 160 pixels only.
+        central: by stage, the side in pixels of the central crops of the test images that it is
+            run on; None, or no such stage, for whole images.
 
     Raises:
         ClaimError: evidence for a claim is missing or not a number.
         InputError: a file is missing or not what it should be.
     """
     inputs = read_inputs(
-        results, data / "prepare" / "manifest.csv", reports / "sweep" / "lambda.csv", cropped
+        results,
+        data / "prepare" / "manifest.csv",
+        reports / "sweep" / "lambda.csv",
+        cropped,
+        central or {},
     )
     # The claims come first: nothing is drawn from evidence that has gaps.
     ledger = judge_claims(inputs.evidence, _claim_files(inputs))
@@ -182,10 +190,13 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_inputs(results: Path, manifest: Path, sweep: Path, cropped: bool) -> Inputs:
+def read_inputs(
+    results: Path, manifest: Path, sweep: Path, cropped: bool, central: Mapping[str, int | None]
+) -> Inputs:
     """Load every table and log below `results`; InputError names what is missing.
 
-    The table `sweep` is optional. `cropped` says that photographs are shown as crops only.
+    The table `sweep` is optional. `cropped` says that photographs are shown as crops only;
+    `central` is as in `make_report`.
     """
     finetuned = results / "finetune_unrolled"
     trials = read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr"))
@@ -215,6 +226,7 @@ def read_inputs(results: Path, manifest: Path, sweep: Path, cropped: bool) -> In
         sweep_file=sweep,
         sweep=read_csv(sweep, SWEEP_COLUMNS) if sweep.exists() else None,
         cropped=cropped,
+        central=central,
     )
 
 
@@ -328,8 +340,9 @@ def _figures(
                 "convergence",
                 "Convergence of PnP-GD, beside PnP-ADMM",
                 f"PSNR (top) and mean squared difference of consecutive iterates (bottom) against "
-                f"iteration; mean over {named(convergence['image'].unique())}, geometric for "
-                "the step; bands go from the least to the greatest image, a circle marks the peak "
+                f"iteration; mean over {named(convergence['image'].unique())}"
+                f"{_central_say(inputs, 'evaluate_convergence')}, geometric for the step; bands go "
+                "from the least to the greatest image, a circle marks the peak "
                 f"of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels give the end."
                 f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("evaluate_convergence", "table.csv"),),
@@ -342,7 +355,8 @@ def _figures(
                 "acceleration",
                 "PnP-GD by four schedules",
                 "PSNR minus that of Adam's last iterate, mean over "
-                f"{named(inputs.acceleration['image'].unique())}, against iteration. All four "
+                f"{named(inputs.acceleration['image'].unique())}"
+                f"{_central_say(inputs, 'accelerate')}, against iteration. All four "
                 "descend the same objective with the same σ from the same start: Adam with the "
                 "learning rates of the official code, the plain step of the paper's equation, the "
                 "spectral step (the metric of the operator) and, accelerated, the same with "
@@ -361,7 +375,8 @@ def _figures(
                 "admm",
                 "PnP-ADMM with the original and the updated denoiser",
                 "The same quantities for PnP-ADMM with the pre-trained denoiser (dashed) and with "
-                f"the one updated by ReG training, mean over {named(admm['image'].unique())}."
+                f"the one updated by ReG training, mean over {named(admm['image'].unique())}"
+                f"{_central_say(inputs, 'ablate')}."
                 f"{findings.seeds_say(evidence.ablation)}",
                 (inputs.file("ablate", "table.csv"),),
                 ("ablate",),
@@ -396,8 +411,8 @@ def _figures(
                 "Training G with D fixed or updated",
                 f"Last iterate of PnP-GD on {shown}: each row shows the kept image with the "
                 "median PSNR difference between the two (the lower one of an even number), the "
-                "square with the strongest gradients of the truth enlarged; PSNR is that of the "
-                f"whole image. Error maps: mean absolute error over colours, up to {limit:g}/255."
+                f"square with the strongest gradients of the truth enlarged. {_whole(inputs)} "
+                f"Error maps: mean absolute error over colours, up to {limit:g}/255."
                 f"{_first_of_seeds(evidence.restoration)}{crops}",
                 (inputs.file("ablate", "table.csv"), inputs.file("ablate", "images")),
                 ("ablate",),
@@ -410,9 +425,10 @@ def _figures(
                 "Unrolled gradient descent from four starts",
                 "Left: PSNR on the validation images during training, mean over "
                 f"{_trainings(inputs)} and the range of them; end to end is a DRUNet of the same "
-                "size without unrolling. Right: test images, first seed: networks that "
-                "were trained from ReG for each number of steps K; one of them run for other "
-                "numbers (dashed); and PnP-GD with the same ReG run until it settles (black).",
+                f"size without unrolling. Right: {named(evidence.unrolled['image'].unique())}, "
+                "first seed: networks that were trained from ReG for each number of steps K; one "
+                "of them run for other numbers (dashed); and PnP-GD with the same ReG run until it "
+                "settles (black).",
                 (inputs.file("finetune_unrolled", "*"),),
                 tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),
                 unrolled.unrolled_says(inputs.unrolled_logs),
@@ -461,10 +477,31 @@ def _named(manifest: pd.DataFrame, names: Iterable[object], role: str = "test") 
     return f"{len(listed)} {role} image{'' if len(listed) == 1 else 's'} ({shown})"
 
 
-def _crops_say(inputs: Inputs, images: Iterable[str]) -> str:
-    """What a caption adds where photographs are shown as crops: their size, and whence they are."""
+def _central_say(inputs: Inputs, stage: str) -> str:
+    """What a caption adds after the images where a stage was run on their central crops."""
+    side = inputs.central.get(stage)
+    return f", their central {side} × {side} pixels" if side else ""
+
+
+def _whole(inputs: Inputs) -> str:
+    """Of what PSNR is in the figure of the stage `ablate`."""
+    side = inputs.central.get("ablate")
+    return (
+        f"Shown and measured are the central {side} × {side} pixels of an image."
+        if side
+        else "PSNR is that of the whole image."
+    )
+
+
+def _crops_say(inputs: Inputs, images: Iterable[str], shown: int | None = None) -> str:
+    """What a caption adds where photographs are shown as crops: their size, and whence they are.
+
+    `shown` is the side of the crops that pictures are of anyway.
+    """
     if not inputs.cropped:
         return ""
+    if shown is not None and shown <= figures.CROP_SIDE:
+        return f" The photographs are from {_origins(inputs, images)}."
     return (
         f" Photographs are not shown whole but as crops of at most {figures.CROP_SIDE} × "
         f"{figures.CROP_SIDE} pixels, those with the strongest gradients of the truth; they are "
@@ -600,7 +637,8 @@ def _update_denoiser(
         shown.append(f"{image} ({task_name(task)})")
         errors += [np.abs(p.astype(float) - truth).mean(axis=2) for _, p, _ in pictures]
     limit = max(10.0, 10 * np.ceil(max(np.quantile(e, 0.98) for e in errors) / 10))
-    return rows, "; ".join(shown), float(limit), _crops_say(inputs, images)
+    crops = _crops_say(inputs, images, inputs.central.get("ablate"))
+    return rows, "; ".join(shown), float(limit), crops
 
 
 def _inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
@@ -699,15 +737,16 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
             tables.iterations_sheet(
                 evidence.convergence,
                 "convergence",
-                "Convergence over {iterations} iterations, mean over {images} test images. The "
-                "best iterate is chosen by an oracle that knows the truth.",
+                "Convergence over {iterations} iterations, mean over {images} test images"
+                f"{_central_say(inputs, 'evaluate_convergence')}. The best iterate is chosen by an "
+                "oracle that knows the truth.",
             ),
             (inputs.file("evaluate_convergence", "table.csv"),),
             ("evaluate_convergence",),
         ),
         TableEntry(
             "Acceleration",
-            tables.acceleration_sheet(inputs.acceleration),
+            tables.acceleration_sheet(inputs.acceleration, _central_say(inputs, "accelerate")),
             (inputs.file("accelerate", "table.csv"),),
             ("accelerate",),
         ),
@@ -717,8 +756,10 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 evidence.ablation,
                 "ablation",
                 "PnP-GD with G trained beside a fixed or an updated denoiser D, and PnP-ADMM with "
-                "the original or the updated D: mean over {images} test images, up to {iterations} "
-                "iterations. Best of each pair in bold; the best iterate is chosen by an oracle."
+                "the original or the updated D: mean over {images} test images"
+                f"{_central_say(inputs, 'ablate')}, up to "
+                "{iterations} iterations. Best of each pair in bold; the best iterate is chosen by "
+                "an oracle."
                 f"{findings.seeds_say(evidence.ablation)}",
             ),
             (inputs.file("ablate", "table.csv"),),

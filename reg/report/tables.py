@@ -245,7 +245,7 @@ def ranked_in_group(values: Sequence[float], groups: Sequence[str], decimals: in
     return cells
 
 
-def acceleration_sheet(table: pd.DataFrame) -> Sheet:
+def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
     """PSNR early and at the end, iterations to Adam's result, speed-up; by task and schedule."""
     runs = schedule_runs(table)
     blocks = [
@@ -271,7 +271,7 @@ def acceleration_sheet(table: pd.DataFrame) -> Sheet:
     return Sheet(
         "acceleration",
         f"Four schedules of PnP-GD with the same σ from the same start, mean over {images} test "
-        f"images: PSNR in dB after {early:,} iterations and at the end of the run, the "
+        f"images{central}: PSNR in dB after {early:,} iterations and at the end of the run, the "
         f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
         "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
         "ends further below.",
