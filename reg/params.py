@@ -273,12 +273,18 @@ class FinetuneUnrolled(Recipe):
     learn_steps: bool = True
     supervision: float = Field(default=0.0, ge=0)
     recompute: bool = Field(default=False, exclude=True)
-    every: PositiveInt = Field(default=1, exclude=True)
-    keep_every: PositiveInt = Field(default=1, exclude=True)
+    every: PositiveInt = 1
+    keep_every: PositiveInt = 1
     seeds: Seeds = (0,)
     rate_factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1.0,), min_length=1)
     trial_iterations: PositiveInt
     sweep_steps: tuple[PositiveInt, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """All that decides the result of the trainings: not on which images they are measured."""
+        record = super().record()
+        del record["every"], record["keep_every"]
+        return record
 
 
 class Profile(Section):

@@ -29,13 +29,17 @@ def place() -> tuple[int, int]:
 def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
     """Finish every n-th cell, n being the number of processes; nothing where there is one.
 
-    It ends a process that finds `.checkpoints/<key>/` gone: the first has gathered all cells, and
-    what was written now would never be removed.
+    The first process then goes on from the other end with what is missing. Any other ends when it
+    finds `.checkpoints/<key>/` gone: the first has gathered all cells, and what was written now
+    would never be removed.
     """
     rank, count = place()
-    if count > 1:
-        (CHECKPOINTS / key).mkdir(parents=True, exist_ok=True)
-        for name in list(cells)[rank::count]:
+    if count == 1:
+        return
+    folder, names = CHECKPOINTS / key, list(cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names[rank::count] + (names[::-1] if rank == 0 else []):
+        if not (folder / f"{name}.pt").exists():
             finished_cell(key, name, partial(_if_wanted, key, cells[name]))
 
 

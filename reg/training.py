@@ -164,6 +164,8 @@ def launch(recipe: Recipe) -> Fabric:
     plugins: list[Any] = []
     if recipe.resolved_precision == "bf16":
         plugins.append(Bf16Autocast("bf16-mixed", best_device().type))
+    else:
+        torch.backends.cudnn.allow_tf32 = False
     try:
         fabric = Fabric(devices=devices, num_nodes=nodes, plugins=plugins)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
