@@ -175,15 +175,16 @@ class EvaluateDenoising(Section):
 
 
 class EvaluateRestoration(Section):
-    """Stage `evaluate_restoration`; `keep_images` are the tasks whose images figures need.
+    """Stage `evaluate_restoration`, on every `every`-th test image.
 
-    Of every `keep_every`-th image they are kept.
+    `keep_images` are the tasks whose images figures need, those of every `keep_every`-th of them.
     """
 
     tasks: Tasks
     methods: Methods
     iterations: int = Field(ge=1)
     tolerance: float = Field(ge=0)
+    every: PositiveInt = 1
     keep_images: Tasks
     keep_every: PositiveInt = 1
     precision: Precision = "auto"

@@ -5,7 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import forget
-from reg.evaluation import evaluate, measure_starts, write_table
+from reg.curvature import carry_over
+from reg.datasets import load_images
+from reg.evaluation import evaluate, every_nth, measure_starts, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
@@ -16,9 +18,10 @@ def work(params: Params) -> Path:
     section = params.active.evaluate_restoration
     results = params.folder("results", "evaluate_restoration")
     given = inputs(params, "evaluate_restoration", "test")
+    images = {name: given.images[name] for name in every_nth(given.images, section.every)}
     starts = measure_starts(
         section.tasks,
-        given.images,
+        images,
         training_seed=next(iter(given.networks)),
         seed=params.seed,
         key=given.key,
@@ -26,14 +29,16 @@ def work(params: Params) -> Path:
         keep=section.keep_images,
         keep_every=section.keep_every,
     )
+    jobs = [
+        job
+        for task in section.tasks
+        for method in section.methods
+        for job in given.jobs(task, method)
+    ]
+    validation = load_images(params.folder("data", "prepare", "manifest.csv"), "validation")
     restored = evaluate(
-        [
-            job
-            for task in section.tasks
-            for method in section.methods
-            for job in given.jobs(task, method)
-        ],
-        given.images,
+        carry_over(jobs, given.networks, validation, params.seed),
+        images,
         given.networks,
         iterations=section.iterations,
         tolerance=section.tolerance,
