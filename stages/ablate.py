@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from reg.checkpoints import forget
-from reg.curvature import carry_over
-from reg.datasets import load_images
 from reg.evaluation import central_crops, evaluate, write_table
 from reg.methods import ABLATION
 from reg.params import Params
@@ -16,12 +14,8 @@ def work(params: Params) -> Path:
     """Write results/<profile>/ablate/table.csv and the last iterates."""
     section, results = params.active.ablate, params.folder("results", "ablate")
     given = inputs(params, "ablate", "test")
-    jobs = [
-        job for task in section.tasks for method in ABLATION for job in given.jobs(task, method)
-    ]
-    validation = load_images(params.folder("data", "prepare", "manifest.csv"), "validation")
     table = evaluate(
-        carry_over(jobs, given.networks, validation, params.seed),
+        [job for task in section.tasks for method in ABLATION for job in given.jobs(task, method)],
         central_crops(given.images, section.crop, section.every),
         given.networks,
         iterations=section.iterations,

@@ -26,8 +26,8 @@ def work(params: Params) -> Path:
             "λ": train_reg.lambda_,
             "form of G": f"{train_reg.form}, scale {train_reg.scale:g}, start {train_reg.start}",
             "training seeds of ReG": f"{', '.join(map(str, train_reg.seeds))}; methods are tuned "
-            f"with the networks of {train_reg.seeds[0]}, and PnP-GD's step is carried over to the "
-            "others by the norm of G's Jacobian",
+            f"with the networks of {train_reg.seeds[0]}, whose step of PnP-GD evaluate_restoration "
+            "carries over to the others by the norm of G's Jacobian",
         },
         parameters={
             "all stages": {"seed": params.seed, "lambda": params.lambda_},
