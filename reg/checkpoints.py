@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from reg.errors import InputError
 
@@ -48,7 +47,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     written; no part of it stays.
     """
     # By the number of the process: of two that wrote to one, the second would find it renamed.
-    partial = path.with_name(f"{path.name}.{getattr(rank_zero_only, 'rank', 0)}.partial")
+    process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    partial = path.with_name(f"{path.name}.{process}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -33,15 +33,16 @@ REGULARIZER = f"{PAIR}/regularizer.safetensors"
 UNROLLED = "finetune_unrolled/reg/deblur-k5-2.55.safetensors"
 GRADIENT_STEP = "train_gs/denoiser.safetensors"
 TUNED = {"deblur-k5-2.55": {"pnp-gd": {"sigma": 2.0, "curvature": 100.0}}}
-TABLE = """task,method,image,iteration,metric,value
-deblur-k5-2.55,start,a,0,psnr,20
-deblur-k5-2.55,start,b,0,psnr,22
-deblur-k5-2.55,pnp-gd,a,80,psnr,30
-deblur-k5-2.55,pnp-gd,b,80,psnr,31
-deblur-k5-2.55,pnp-gd,a,80,ssim,0.9
-deblur-k5-2.55,pnp-gd,c,80,psnr,35
-deblur-k5-2.55,red,a,80,psnr,50
-inpaint-20,pnp-gd,a,80,psnr,25
+TABLE = """task,method,seed,image,iteration,metric,value
+deblur-k5-2.55,start,2,a,0,psnr,20
+deblur-k5-2.55,start,2,b,0,psnr,22
+deblur-k5-2.55,pnp-gd,2,a,80,psnr,30
+deblur-k5-2.55,pnp-gd,2,b,80,psnr,31
+deblur-k5-2.55,pnp-gd,2,a,80,ssim,0.9
+deblur-k5-2.55,pnp-gd,2,c,80,psnr,35
+deblur-k5-2.55,pnp-gd,3,a,80,psnr,99
+deblur-k5-2.55,red,2,a,80,psnr,50
+inpaint-20,pnp-gd,2,a,80,psnr,25
 """
 
 
