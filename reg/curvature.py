@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from reg.diagnostics import jacobian, spectral_norm
-from reg.evaluation import Job, central_crops
+from reg.evaluation import Job, central_crops, every_nth
 from reg.methods import ARMS, Networks
 from reg.networks import inference
 
@@ -32,7 +32,7 @@ def carry_over(
     tuned.
     """
     first = next(iter(networks))
-    (image,) = central_crops(validation, CROP, every=len(validation)).values()
+    (image,) = central_crops(every_nth(validation, len(validation)), CROP).values()
     norms: dict[tuple[str, int], float] = {}
 
     def norm(arm: str, training_seed: int) -> float:

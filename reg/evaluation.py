@@ -66,14 +66,11 @@ def evaluate(
     table, the others an empty one.
     """
     first = next(iter(networks))
-    chosen = set(every_nth(images, keep_every))
+    shown = every_nth(images, keep_every)
 
     def cell(job: Job, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
         training_seed = first if job.seed is None else job.seed
-        kept = [
-            k for k, name in enumerate(names)
-            if name in chosen and job.task in keep and training_seed == first
-        ]  # fmt: skip
+        kept = shown if job.task in keep and training_seed == first else {}
 
         def compute() -> State:
             use = networks[training_seed]
@@ -94,7 +91,8 @@ def evaluate(
                     "psnr_best": curves["psnr"].amax(dim=0).tolist(),
                     "iterations": iterations_taken(curves["msd"]).tolist(),
                 }
-            return {"curves": curves, "measured": measured, "kept": last[kept]}
+            pictured = {n: x.clone() for n, x in zip(names, last, strict=True) if n in kept}
+            return {"curves": curves, "measured": measured, "pictures": pictured}
 
         # Batches differ in size between devices, and a run may go on on another one.
         return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
@@ -106,8 +104,8 @@ def evaluate(
     if not first_process():
         return long_table([])
     rows: list[Row] = []
-    with progress("cells", len(parts)) as shown:
-        for (job, names, batch), (name, compute) in zip(parts, cells, strict=True):
+    with progress("cells", len(parts)) as bar:
+        for (job, names, _), (name, compute) in zip(parts, cells, strict=True):
             training_seed = first if job.seed is None else job.seed
             state = finished_cell(key, name, compute)
             curves, measured = state["curves"], state["measured"]
@@ -116,17 +114,17 @@ def evaluate(
             else:
                 measured = {"psnr": curves["psnr"][-1].tolist(), **measured}
             rows += final_rows(job.task, job.method, training_seed, names, iterations, measured)
-            kept = [k for k, one in enumerate(names) if one in chosen] if len(state["kept"]) else []
-            for k, image in zip(kept, state["kept"], strict=True):
-                write_image(pictures / job.task / job.method / f"{names[k]}.png", image[None])
-                write_image(pictures / job.task / "truth" / f"{names[k]}.png", batch[k : k + 1])
-            shown.step(f"{job.task} {job.method} {curves['psnr'][-1].mean():.2f} dB")
+            for image_name, image in state["pictures"].items():
+                folder = pictures / job.task
+                write_image(folder / job.method / f"{image_name}.png", image[None])
+                write_image(folder / "truth" / f"{image_name}.png", images[image_name])
+            bar.step(f"{job.task} {job.method} {curves['psnr'][-1].mean():.2f} dB")
     return long_table(rows)
 
 
-def every_nth(images: Mapping[str, Tensor], n: int) -> list[str]:
-    """The names of every n-th image, in their order, the first one included."""
-    return sorted(images)[::n]
+def every_nth(images: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    """Every n-th image in the order of names, the first one included."""
+    return {name: images[name] for name in sorted(images)[::n]}
 
 
 def measure_starts(
@@ -163,8 +161,8 @@ def measure_starts(
         measured = finished_cell(key, name, compute)
         rows += final_rows(task, "start", training_seed, names, 0, measured)
     for task in keep:
-        for name in every_nth(images, keep_every):
-            start = make_problem(task, images[name], [name], seed).start
+        for name, image in every_nth(images, keep_every).items():
+            start = make_problem(task, image, [name], seed).start
             write_image(pictures / task / "start" / f"{name}.png", start)
     return long_table(rows)
 
@@ -257,15 +255,12 @@ def most_at_once(device: str | torch.device) -> int:
     return BATCH if torch.device(device).type == "cpu" else ACCELERATOR_BATCH
 
 
-def central_crops(
-    images: Mapping[str, Tensor], size: int | None, every: int = 1
-) -> dict[str, Tensor]:
-    """The central `size`² pixels of every n-th image; all of it if the size is None or larger."""
-    chosen = {name: images[name] for name in every_nth(images, every)}
+def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, Tensor]:
+    """The central `size`² pixels of each image, or all of it if the size is None or larger."""
     if size is None:
-        return chosen
+        return dict(images)
     crops = {}
-    for name, image in chosen.items():
+    for name, image in images.items():
         top, left = (max(0, (side - size) // 2) for side in image.shape[-2:])
         crops[name] = image[..., top : top + size, left : left + size]
     return crops

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import forget
-from reg.evaluation import central_crops, evaluate, write_table
+from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
@@ -24,7 +24,7 @@ def work(params: Params) -> Path:
         tables.append(
             evaluate(
                 jobs,
-                central_crops(given.images, section.crop, section.every),
+                central_crops(every_nth(given.images, section.every), section.crop),
                 given.networks,
                 iterations=iterations,
                 seed=params.seed,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reg.checkpoints import forget
-from reg.evaluation import central_crops, evaluate, write_table
+from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.methods import CONVERGENCE
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -27,7 +27,7 @@ def work(params: Params) -> Path:
     ]
     table = evaluate(
         jobs,
-        central_crops(given.images, section.crop, section.every),
+        central_crops(every_nth(given.images, section.every), section.crop),
         given.networks,
         iterations=section.iterations,
         seed=params.seed,

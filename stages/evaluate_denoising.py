@@ -23,8 +23,7 @@ def work(params: Params) -> Path:
         precision=section.precision,
     )
     write_table(table, results / "table.csv")
-    costs = trained_costs(params.folder("models"))
-    costs.to_csv(results / "costs.csv", index=False, lineterminator="\n")
+    write_table(trained_costs(params.folder("models")), results / "costs.csv")
     return results / "table.csv"
 
 

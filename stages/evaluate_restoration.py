@@ -18,7 +18,7 @@ def work(params: Params) -> Path:
     section = params.active.evaluate_restoration
     results = params.folder("results", "evaluate_restoration")
     given = inputs(params, "evaluate_restoration", "test")
-    images = {name: given.images[name] for name in every_nth(given.images, section.every)}
+    images = every_nth(given.images, section.every)
     starts = measure_starts(
         section.tasks,
         images,

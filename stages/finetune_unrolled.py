@@ -56,10 +56,9 @@ def work(params: Params, start: Start) -> Path:
     for training, restore in trained.items():
         if plan.kept(training):
             save_unrolled(restore, models / f"{training.task}.safetensors", recipe.record())
-    tests = load_images(manifest, "test")
-    chosen = {name: tests[name] for name in every_nth(tests, recipe.every)}
+    tests = every_nth(load_images(manifest, "test"), recipe.every)
     measure_all(
-        trained, plan, chosen, results, f"unrolled-{start}", seed, recipe.precision,
+        trained, plan, tests, results, f"unrolled-{start}", seed, recipe.precision,
         recipe.keep_every,
     )  # fmt: skip
     forget(bench.key)

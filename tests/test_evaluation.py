@@ -18,6 +18,7 @@ from reg.evaluation import (
     curve_rows,
     denoising_validation,
     evaluate,
+    every_nth,
     final_rows,
     iterations_taken,
     long_table,
@@ -213,7 +214,7 @@ def test_central_crops() -> None:
     crops = central_crops(images, 6)
     assert torch.equal(crops["a"], images["a"][..., 2:8, 3:9])
     assert torch.equal(crops["small"], images["small"][..., :, 3:9])
-    assert list(central_crops({name: images["a"] for name in "dbcae"}, 6, every=2)) == [
+    assert list(every_nth({name: images["a"] for name in "dbcae"}, 2)) == [
         "a",
         "c",
         "e",
