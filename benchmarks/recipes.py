@@ -202,7 +202,7 @@ def tune_alike(
     return tune(
         [(task, method) for task in TASKS],
         central_crops(images, section.crop),
-        networks,
+        {0: networks},
         trials=trials,
         iterations=section.iterations,
         tolerance=section.tolerance,

@@ -113,7 +113,7 @@ def _of_seed(models: Path, seed: int, once: Networks) -> Networks:
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is run, and where the tuning of its parameters begins.
+    """How a method is run, where the tuning of its parameters begins, and what they stay below.
 
     `run(problem, network, parameters)` gets the one network that the method uses.
     """
@@ -121,6 +121,7 @@ class Method:
     kind: Kind
     run: Callable[[Problem, Any, Parameters], Iterator[Tensor]]
     begin: Callable[[Task], dict[str, float]]
+    below: Mapping[str, float] = field(default_factory=dict)
 
 
 def iterate(
@@ -239,11 +240,12 @@ def _pnp_hqs(
 def _pnp_pgd(
     problem: Problem, denoiser: DenoiserFunction, parameters: Parameters
 ) -> Iterator[Tensor]:
+    norm = problem.operator.norm(*problem.start.shape[-2:])
     return pnp_pgd(
         problem,
         denoiser,
         sigma=parameters["sigma"] / 255,
-        step=parameters["step"],
+        step=parameters["relative_step"] / norm**2,
     )
 
 
@@ -276,7 +278,14 @@ METHODS: dict[str, Method] = {
     ),
     "pnp-admm": Method("denoisers", _pnp_admm, lambda task: {"sigma": _noise(task), "level": 20.0}),
     "pnp-hqs": Method("denoisers", _pnp_hqs, lambda task: {"sigma": _noise(task), "level": 5.0}),
-    "pnp-pgd": Method("denoisers", _pnp_pgd, lambda task: {"sigma": 5.0, "step": 1.0}),
+    # A gradient step on f is non-expansive up to μ‖A‖² = 2, where some images come out best and
+    # others diverge.
+    "pnp-pgd": Method(
+        "denoisers",
+        _pnp_pgd,
+        lambda task: {"sigma": 5.0, "relative_step": 1.0},
+        below={"relative_step": 2.0},
+    ),
     "gs-pnp": Method(
         "potentials",
         _gs_pnp,
@@ -310,3 +319,8 @@ def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
 def begin(method: str, task: str) -> dict[str, float]:
     """The parameters at which tuning begins, for a method and a task by name."""
     return method_named(method).begin(parse_task(task))
+
+
+def below(method: str) -> Mapping[str, float]:
+    """What parameters of a method must stay below, whatever scores best."""
+    return method_named(method).below

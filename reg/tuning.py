@@ -1,10 +1,11 @@
 """Choose the two parameters of a method on validation images, every method by the same budget."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from reg.checkpoints import State, finished_cell
 from reg.console import first_process, progress
 from reg.evaluation import batches
 from reg.iterations import settle
-from reg.methods import Networks, begin, iterate
+from reg.methods import Networks, begin, below, iterate, retrained
 from reg.metrics import psnr
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
@@ -30,7 +31,7 @@ LAST_RATIO = 1.1
 def tune(
     pairs: Sequence[tuple[str, str]],
     images: Mapping[str, Tensor],
-    networks: Networks,
+    networks: Mapping[int, Networks],
     *,
     trials: int,
     iterations: int,
@@ -42,19 +43,23 @@ def tune(
     """Search the parameters of each (task, method): all trials, and chosen[task][method].
 
     A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
-    of the one at which an image settled (`iterations.settle`).
+    of the one at which an image settled (`iterations.settle`). `networks` are by training seed; a
+    method that uses ReG gets the mean over all of them, since a step that is stable with the
+    network of one seed may not be with that of the next.
     Finished pairs are kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the
     first returns what was found, the others nothing.
     """
 
     def search(task: str, method: str) -> State:
+        of_seeds = list(networks.values())[: None if retrained(method) else 1]
+        device = of_seeds[0].device
         problems = [
-            make_problem(task, batch.to(networks.device), names, seed)
-            for names, batch in batches(images)
+            make_problem(task, batch.to(device), names, seed) for names, batch in batches(images)
         ]
-        with inference(precision, networks.device):
-            score = partial(_mean_psnr, method, problems, networks, iterations, tolerance)
-            return {"trials": list(compass_search(begin(method, task), score, trials))}
+        with inference(precision, device):
+            score = partial(_mean_psnr, method, problems, of_seeds, iterations, tolerance)
+            search = compass_search(begin(method, task), score, trials, below(method))
+            return {"trials": list(search)}
 
     cells = {f"{task}_{method}": partial(search, task, method) for task, method in pairs}
     finish_share(key, cells)
@@ -73,26 +78,29 @@ def tune(
 def _mean_psnr(
     method: str,
     problems: Sequence[Problem],
-    networks: Networks,
+    of_seeds: Sequence[Networks],
     iterations: int,
     tolerance: float,
     parameters: Mapping[str, float],
 ) -> float:
     levels = []
-    for problem in problems:
+    for networks, problem in product(of_seeds, problems):
         iterates = iterate(method, problem, networks, parameters)
         (last,) = deque(islice(settle(iterates, problem.start, tolerance), iterations), maxlen=1)
         levels.append(psnr(last, problem.truth).cpu())
     return torch.cat(levels).mean().item()
 
 
-def compass_search(begin: Mapping[str, float], score: Score, budget: int) -> Iterator[Trial]:
+def compass_search(
+    begin: Mapping[str, float], score: Score, budget: int, below: Mapping[str, float]
+) -> Iterator[Trial]:
     """Maximise `score` over positive parameters by compass search on a logarithmic scale.
 
     From the best point so far each parameter in turn is multiplied and divided by a ratio, 4 at
     first; a better point becomes the new centre at once, and after a round without one the ratio
     becomes its square root. Yields every trial (parameters, score); ends after `budget` trials,
-    or when the ratio is below 1.1. A score that is not a number counts as minus infinity.
+    or when the ratio is below 1.1. A score that is not a number counts as minus infinity. A point
+    where a parameter is not `below` its limit is not tried.
     (Kolda, Lewis & Torczon, SIAM Review 45, 2003.)
     """
     centre = _rounded(begin)
@@ -111,7 +119,7 @@ def compass_search(begin: Mapping[str, float], score: Score, budget: int) -> Ite
         for name in begin:
             for factor in (ratio, 1 / ratio):
                 candidate = _rounded({**centre, name: centre[name] * factor})
-                if _key(candidate) in tried:
+                if _key(candidate) in tried or candidate[name] >= below.get(name, math.inf):
                     continue
                 if len(tried) >= budget:
                     return

@@ -5,8 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import forget
-from reg.curvature import carry_over
-from reg.datasets import load_images
 from reg.evaluation import evaluate, every_nth, measure_starts, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -35,9 +33,8 @@ def work(params: Params) -> Path:
         for method in section.methods
         for job in given.jobs(task, method)
     ]
-    validation = load_images(params.folder("data", "prepare", "manifest.csv"), "validation")
     restored = evaluate(
-        carry_over(jobs, given.networks, validation, params.seed),
+        jobs,
         images,
         given.networks,
         iterations=section.iterations,

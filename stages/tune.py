@@ -1,6 +1,6 @@
 """Stage `tune`: step sizes and weights of every method, on validation images, equal budgets.
 
-Methods that use ReG are tuned with the networks of its first training seed.
+Methods that use ReG are tuned on all its training seeds at once.
 """
 
 import json
@@ -32,7 +32,7 @@ def work(params: Params) -> Path:
     trials, chosen = tune(
         pairs(params),
         central_crops(given.images, section.crop),
-        given.first,
+        given.networks,
         trials=section.trials,
         iterations=section.iterations,
         tolerance=section.tolerance,

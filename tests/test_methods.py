@@ -17,6 +17,7 @@ from reg.iterations import (
     noise_levels,
     pnp_admm,
     pnp_gd,
+    pnp_pgd,
     red_gd,
 )
 from reg.methods import (
@@ -217,6 +218,15 @@ def test_pnp_gd_is_stable_where_the_curvature_exceeds_its_bound(task: str, metho
     parameters = {"sigma": sigma, "curvature": 1.1 * bound}
     stable, longer = (after(method, p, parameters, count) for count in (400, 401))
     torch.testing.assert_close(stable, longer, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pnp_pgd_takes_its_step_relative_to_the_norm_of_A(task: str) -> None:
+    p, D = problem(task), NETWORKS.denoisers["original"]
+    norm = p.operator.norm(24, 24)
+    expected = pnp_pgd(p, D, sigma=12 / 255, step=1.2 / norm**2)
+    found = after("pnp-pgd", p, {"sigma": 12.0, "relative_step": 1.2})
+    torch.testing.assert_close(found, next(islice(expected, 4, None)))
 
 
 def test_x8_turns_the_network_of_the_named_arm() -> None:

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reg.iterations import settle
-from reg.methods import Networks, begin, iterate
+from reg.methods import METHODS, Networks, begin, below, iterate
 from reg.metrics import psnr
 from reg.problems import make_problem
 from reg.tuning import Score, Trial, best_trial, compass_search, tune
@@ -34,7 +35,7 @@ def parabola(sigma: float, step: float, mixed: float = 0.0) -> Score:
 
 
 def run(score: Score, budget: int, begin: Mapping[str, float] = BEGIN) -> list[Trial]:
-    return list(compass_search(begin, score, budget))
+    return list(compass_search(begin, score, budget, {}))
 
 
 def point(parameters: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
@@ -117,7 +118,7 @@ def test_trials_are_yielded_as_they_are_made() -> None:
         calls.append(parameters["sigma"])
         return 0.0
 
-    search = compass_search(BEGIN, score, 10)
+    search = compass_search(BEGIN, score, 10, {})
     assert calls == []
     for k in range(1, 4):
         next(search)
@@ -145,6 +146,18 @@ def test_scores_that_are_not_numbers_are_the_worst() -> None:
     nowhere = run(lambda _: math.nan, budget=1000)
     assert len(nowhere) < 100
     assert best_trial(nowhere) == BEGIN
+
+
+@few
+@given(a=parameter, b=parameter, limit=st.floats(1.01, 20))
+def test_no_point_at_or_beyond_a_limit_is_tried(a: float, b: float, limit: float) -> None:
+    most = limit * BEGIN["step"]
+    trials = list(compass_search(BEGIN, parabola(2**a, 2**b), 60, {"step": most}))
+    assert all(parameters["step"] < most for parameters, _ in trials)
+    best = best_trial(trials)
+    assert abs(math.log2(best["sigma"] / BEGIN["sigma"]) - a) < 0.3
+    step = math.log2(best["step"] / BEGIN["step"])
+    assert abs(step - b) < 0.3 or (b > step > math.log2(limit) - 0.3)
 
 
 def test_one_parameter_and_three() -> None:
@@ -208,7 +221,7 @@ def tuned(
     table, chosen = tune(
         PAIRS,
         noise_images(),
-        shrinking.networks(),
+        {0: shrinking.networks()},
         trials=6,
         iterations=iterations,
         tolerance=tolerance,
@@ -260,7 +273,7 @@ def test_a_method_that_ends_by_itself_is_scored_by_its_last_iterate(
     table, _ = tune(
         [("inpaint-50", "pnp-hqs")],
         noise_images(),
-        Shrinking().networks(),
+        {0: Shrinking().networks()},
         trials=1,
         iterations=1000,
         tolerance=0.0,
@@ -271,6 +284,52 @@ def test_a_method_that_ends_by_itself_is_scored_by_its_last_iterate(
     parameters = begin("pnp-hqs", "inpaint-50")
     expected = mean_psnr("inpaint-50", "pnp-hqs", parameters, 24, 0.0)
     assert table["psnr"].tolist() == pytest.approx([expected], abs=1e-3)
+
+
+def test_what_uses_reg_is_tuned_on_all_training_seeds_and_the_rest_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tame, wild = Shrinking(), Shrinking()
+
+    def steep(x: Tensor) -> Tensor:
+        return 100 * wild.regularizer(x)
+
+    networks = {
+        3: tame.networks(),
+        8: Networks({"original": wild.denoiser}, {"updated": steep}),
+    }
+
+    def scores(method: str, networks: Mapping[int, Networks], key: str) -> pd.DataFrame:
+        table, _ = tune(
+            [("deblur-k0-2.55", method)],
+            noise_images(),
+            networks,
+            trials=4,
+            iterations=3,
+            tolerance=0.0,
+            seed=7,
+            precision="fp32",
+            key=key,
+        )
+        return table.set_index("parameters")["psnr"]
+
+    both = scores("pnp-gd", networks, "both")
+    alone = [scores("pnp-gd", {seed: one}, f"{seed}") for seed, one in networks.items()]
+    start = both.index[0]
+    assert both[start] == pytest.approx((alone[0][start] + alone[1][start]) / 2, abs=1e-4)
+    assert abs(alone[0][start] - alone[1][start]) > 0.1
+
+    calls = wild.calls
+    assert scores("pnp-admm", networks, "admm").equals(
+        scores("pnp-admm", {3: networks[3]}, "admm alone")
+    )
+    assert wild.calls == calls
+
+
+def test_the_step_of_pnp_pgd_stays_where_a_gradient_step_is_stable() -> None:
+    assert below("pnp-pgd") == {"relative_step": 2.0}
+    assert all(below(method) == {} for method in METHODS if method != "pnp-pgd")
 
 
 def mean_psnr(

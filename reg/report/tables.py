@@ -350,7 +350,14 @@ def _point(at: str, sigma: float) -> str:
             return task_name(task)
 
 
-SYMBOLS = {"sigma": "σ", "curvature": "c", "level": "s", "weight": "w", "step": "μ"}
+SYMBOLS = {
+    "sigma": "σ",
+    "curvature": "c",
+    "level": "s",
+    "weight": "w",
+    "step": "μ",
+    "relative_step": "μ‖A‖²",
+}
 
 
 def tuning_sheet(
