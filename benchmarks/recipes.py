@@ -76,6 +76,12 @@ PAPER: dict[str, Any] = {
     "warmup": 0,
     "clip_gradient": None,
 }
+RESIDUAL: dict[str, Any] = {
+    "form": "residual",
+    "scale": 200.0,
+    "start": "denoiser",
+    "learning_rate": 5e-4,
+}
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,10 +102,16 @@ VARIANTS = {
     "scale-80": Variant("s = 80", {"scale": 80.0}),
     "lambda-0.1": Variant("λ = 0.1", {"lambda": 0.1}),
     "lambda-4": Variant("λ = 4", {"lambda": 4.0}),
-    "residual": Variant(
-        "residual, s = 100, from D", {"form": "residual", "scale": 100.0, "start": "denoiser"}
+    "residual": Variant("residual, from D", RESIDUAL),
+    "residual-50": Variant("residual, from D, s = 50", {**RESIDUAL, "scale": 50.0}),
+    "residual-fast": Variant(
+        "residual, from D, 5 × the rate", {**RESIDUAL, "learning_rate": 2.5e-3}
     ),
+    "residual-lambda-0.1": Variant("residual, from D, λ = 0.1", {**RESIDUAL, "lambda": 0.1}),
+    "residual-lambda-4": Variant("residual, from D, λ = 4", {**RESIDUAL, "lambda": 4.0}),
+    "residual-random": Variant("residual", {**RESIDUAL, "start": "random"}),
     "from-denoiser": Variant("plain, from D", {"start": "denoiser"}),
+    "slow": Variant("a fifth of the rate", {"learning_rate": 5e-4}),
     "batch-4": Variant("4 crops of 128²", {"batch": 4, "crop": 128}),
     "batch-64": Variant("64 crops of 32²", {"batch": 64, "crop": 32}),
     "halving": Variant("halved 8 times", {"schedule": "halving"}),

@@ -66,13 +66,15 @@ def _tree(root: Path, paths: Iterable[str]) -> Iterator[str]:
 
 
 def account(params: Params, stage: str, seconds: float, peak_memory_mb: int) -> None:
-    """Record what a stage took, outside what DVC hashes, because it differs at every run.
+    """Record what a stage took and where, outside what DVC hashes: it differs at every run.
 
-    Of a stage that was interrupted and resumed it is the time of the last part.
+    Of a stage that was interrupted and resumed it is the time of the last part. Stages of one
+    report may have run on several machines.
     """
     path = ACCOUNTS / params.profile / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"seconds": seconds, "peak_memory_mb": peak_memory_mb}) + "\n")
+    taken = {"seconds": seconds, "peak_memory_mb": peak_memory_mb, "machine": machine()}
+    path.write_text(json.dumps(taken) + "\n")
 
 
 def write_provenance(params: Params, path: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,7 @@ def test_a_stage_says_what_it_does_and_accounts_for_it(
     age = time.time() - psutil.Process().create_time()
     assert 0 < account["seconds"] <= age + 0.1  # imports count
     assert account["peak_memory_mb"] > 10
+    assert account["machine"]["cores"] == os.cpu_count()
 
 
 @pytest.mark.usefixtures("params")
