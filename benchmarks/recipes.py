@@ -1,10 +1,11 @@
 """Ways to train G, compared at equal compute: `python -m benchmarks.recipes`.
 
 Compute is counted in pixels of crops that go forward and backward through D and G,
-iterations·batch·crop²: seconds would differ from run to run. Every variant starts from the
-pre-trained D of the active profile, sees its training images, and is judged by PnP-GD alone: the
-mean PSNR in dB of its last iterates on the validation images, for three tasks, with both
-parameters of the method tuned by equally many trials. Losses of different recipes do not compare.
+iterations·batch·crop²: seconds would differ from run to run, and a fixed D takes fewer. Every
+variant starts from the pre-trained D of the active profile, sees its training images, and is judged
+by PnP-GD alone: the mean PSNR in dB of its last iterates on the validation images, for three tasks,
+with both parameters of the method tuned by equally many trials. Losses of different recipes do not
+compare.
 
 The recipe from which all variants differ is written here, not read from params.yaml: a profile
 that adopts the best variant does not change what was compared.
@@ -80,7 +81,8 @@ RESIDUAL: dict[str, Any] = {
     "form": "residual",
     "scale": 200.0,
     "start": "denoiser",
-    "learning_rate": 5e-4,
+    "lambda": 4.0,
+    "learning_rate": 1e-3,
 }
 
 Weight = Callable[[Tensor, Tensor], Tensor]
@@ -88,11 +90,12 @@ Weight = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the reference: fields of the recipe, and w(σ, σ₀) of a crop in L_G."""
+    """What differs from the reference: fields of the recipe, w(σ, σ₀) in L_G, a fixed D."""
 
     label: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     weight: Weight | None = None
+    update_denoiser: bool = True
 
 
 VARIANTS = {
@@ -102,7 +105,9 @@ VARIANTS = {
     "scale-80": Variant("s = 80", {"scale": 80.0}),
     "lambda-0.1": Variant("λ = 0.1", {"lambda": 0.1}),
     "lambda-4": Variant("λ = 4", {"lambda": 4.0}),
-    "residual": Variant("residual, from D", RESIDUAL),
+    "residual": Variant("residual, from D (s = 200, λ = 4)", RESIDUAL),
+    "fixed": Variant("D fixed", update_denoiser=False),
+    "residual-fixed": Variant("residual, from D, D fixed", RESIDUAL, update_denoiser=False),
     "residual-50": Variant("residual, from D, s = 50", {**RESIDUAL, "scale": 50.0}),
     "residual-fast": Variant(
         "residual, from D, 5 × the rate", {**RESIDUAL, "learning_rate": 2.5e-3}
@@ -111,7 +116,7 @@ VARIANTS = {
     "residual-lambda-4": Variant("residual, from D, λ = 4", {**RESIDUAL, "lambda": 4.0}),
     "residual-random": Variant("residual", {**RESIDUAL, "start": "random"}),
     "from-denoiser": Variant("plain, from D", {"start": "denoiser"}),
-    "slow": Variant("a fifth of the rate", {"learning_rate": 5e-4}),
+    "slow": Variant("rate 1e-3", {"learning_rate": 1e-3}),
     "batch-4": Variant("4 crops of 128²", {"batch": 4, "crop": 128}),
     "batch-64": Variant("64 crops of 32²", {"batch": 64, "crop": 32}),
     "halving": Variant("halved 8 times", {"schedule": "halving"}),
@@ -169,8 +174,12 @@ def train_pair(
     title: str,
     key: str,
     weight: Weight | None = None,
+    update_denoiser: bool = True,
 ) -> Regularizer:
-    """G trained by a recipe, and D with it, in place; InputError if that diverges."""
+    """G trained by a recipe, and D with it, in place; InputError if that diverges.
+
+    `weight` is for a D that is updated.
+    """
     size, seed = denoiser.network, patches.seed
     regularizer = Regularizer(size.channels, size.blocks, recipe.form, recipe.scale)
     if recipe.start == "denoiser":
@@ -178,7 +187,7 @@ def train_pair(
     else:
         initialise(regularizer, seeded(seed))
     if weight is None:
-        objective = RegObjective(denoiser, regularizer, recipe.lambda_, update_denoiser=True)
+        objective = RegObjective(denoiser, regularizer, recipe.lambda_, update_denoiser)
     else:
         objective = WeightedRegObjective(denoiser, regularizer, recipe.lambda_, weight)
     train(objective, patches, recipe, title=title, seed=seed, checkpoint=key)
@@ -249,15 +258,16 @@ def compare(params: Params, names: Sequence[str], budget: int, trials: int, seed
     )
 
     def row(name: str, seed: int) -> dict[str, object]:
-        recipe, unfinished = recipes[name], f"{key}-{name}-{seed}"
+        variant, recipe, unfinished = VARIANTS[name], recipes[name], f"{key}-{name}-{seed}"
 
         def measure() -> State:
             denoiser = load_denoiser(pretrained)
             patches = Patches(arrays, recipe.crop, recipe.batch, seed)
             try:
                 regularizer = train_pair(
-                    recipe, denoiser, patches, name, unfinished, VARIANTS[name].weight
-                )
+                    recipe, denoiser, patches, name, unfinished, variant.weight,
+                    variant.update_denoiser,
+                )  # fmt: skip
             except InputError as error:
                 must_have_diverged(error)
                 return dict.fromkeys((*TASKS, "denoiser"), float("nan"))

@@ -31,7 +31,10 @@ def test_every_variant_has_the_same_compute(name: str) -> None:
 
 
 def test_variants_differ_from_each_other() -> None:
-    made = [(recipes.recipe_of(one, BUDGET), one.weight) for one in VARIANTS.values()]
+    made = [
+        (recipes.recipe_of(one, BUDGET), one.weight, one.update_denoiser)
+        for one in VARIANTS.values()
+    ]
     assert all(made[i] != made[j] for i in range(len(made)) for j in range(i))
 
 
