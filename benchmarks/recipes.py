@@ -110,10 +110,10 @@ VARIANTS = {
     "residual-fixed": Variant("residual, from D, D fixed", RESIDUAL, update_denoiser=False),
     "residual-50": Variant("residual, from D, s = 50", {**RESIDUAL, "scale": 50.0}),
     "residual-fast": Variant(
-        "residual, from D, 5 × the rate", {**RESIDUAL, "learning_rate": 2.5e-3}
+        "residual, from D, rate 2.5e-3", {**RESIDUAL, "learning_rate": 2.5e-3}
     ),
     "residual-lambda-0.1": Variant("residual, from D, λ = 0.1", {**RESIDUAL, "lambda": 0.1}),
-    "residual-lambda-4": Variant("residual, from D, λ = 4", {**RESIDUAL, "lambda": 4.0}),
+    "residual-lambda-1": Variant("residual, from D, λ = 1", {**RESIDUAL, "lambda": 1.0}),
     "residual-random": Variant("residual", {**RESIDUAL, "start": "random"}),
     "from-denoiser": Variant("plain, from D", {"start": "denoiser"}),
     "slow": Variant("rate 1e-3", {"learning_rate": 1e-3}),
