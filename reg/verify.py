@@ -86,6 +86,7 @@ UNITS = {"dB": DECIBEL, "": SSIM, "decades": DECADES}
 TOLERANCES: tuple[tuple[str, Tolerance], ...] = (
     ("*/iterations/mean", CROSSING),
     ("*/images", EXACT),
+    ("*/runs", EXACT),
     ("*/iteration", EXACT),
     ("*/iterations", EXACT),
     ("*/early", EXACT),
@@ -98,6 +99,9 @@ TOLERANCES: tuple[tuple[str, Tolerance], ...] = (
     ("*/trials", TUNED),
     ("*/near_from", CROSSING),
     ("*/speed_up", CROSSING),
+    ("*/fallen", Tolerance(absolute=1)),
+    ("*/greatest_loss", Tolerance(absolute=0.5, relative=0.1)),  # of the run that fell furthest
+    ("*_loss", DECIBEL),
     ("*/converged", Tolerance(absolute=1)),  # of the runs, one may cross the criterion
     ("*/effect_size", Tolerance(absolute=0.1, relative=0.1)),  # divided by a spread
     ("*/smallest_shrink", STEPS),

@@ -386,6 +386,7 @@ FIGURES = (
 )
 TABLES = (
     "restoration",
+    "falls",
     "convergence",
     "acceleration",
     "ablation",
@@ -736,7 +737,7 @@ def test_the_page_says_what_figures_say(tree: Path) -> None:
     assert f"**What it says.** {findings.diagnostics_says(diagnostics)}" in page
     logs = unrolled.read_logs(tree / "results/tiny/finetune_unrolled")
     assert f"**What it says.** {unrolled.unrolled_says(logs)}" in page
-    assert page.count("**What it says.**") == 3
+    assert page.count("**What it says.**") == 4
 
 
 def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
@@ -885,6 +886,41 @@ def with_second_seed(table: pd.DataFrame, shift: float, *methods: str) -> pd.Dat
     rows = table[table["method"].isin(methods)]
     shifted = rows["value"] + shift * rows["metric"].str.startswith("psnr")
     return pd.concat([table, rows.assign(seed=1, value=shifted)], ignore_index=True)
+
+
+def test_runs_that_end_below_their_best_are_counted() -> None:
+    lost = {"pnp-gd": [0.0, 0.2, 0.5, 1.5], "red": [0.0, 3.0, 25.0, 1.0]}
+    rows: list[Row] = [("sr-x2-2.55", "start", 0, "a", 0, "psnr", 20.0)]
+    for method, losses in lost.items():
+        for k, loss in enumerate(losses):
+            run = ("sr-x2-2.55", method, k % 2, f"image{k // 2}", 300)
+            rows += [(*run, "psnr", 30.0 - loss), (*run, "psnr_best", 30.0)]
+    sheet = tables.falls_sheet(pd.DataFrame(rows, columns=COLUMNS))
+    found = sheet.numbers.set_index("method")
+    assert found.loc["pnp-gd", ["runs", "fallen"]].tolist() == [4, 1]
+    assert found.loc["red", ["runs", "fallen"]].tolist() == [4, 3]
+    np.testing.assert_allclose(found["median_loss"], [0.35, 2.0])
+    np.testing.assert_allclose(found["greatest_loss"], [1.5, 25.0])
+    (_, shares), (_, greatest) = sheet.blocks
+    assert [line[1].text for line in shares] == ["25", "75"]
+    assert [line[1].text for line in greatest] == ["1.5", "25.0"]
+
+
+def test_the_restoration_figure_says_what_fallen_runs_cost() -> None:
+    ends = {  # PSNR of the last and the best iterate by image
+        "pnp-gd": {"a": (30.0, 30.0), "b": (20.0, 29.5)},
+        "red": {"a": (28.0, 30.5), "b": (28.0, 28.0)},
+    }
+    rows: list[Row] = []
+    for method, of in ends.items():
+        for image, (last, best) in of.items():
+            run = ("sr-x2-2.55", method, 0, image, 300)
+            rows += [(*run, "psnr", last), (*run, "psnr_best", best)]
+    said = findings.restoration_says(pd.DataFrame(rows, columns=COLUMNS))
+    assert "ahead of RED in 0 of 1 task (-3.00 dB), in 0 also of RED's best iterate" in said
+    assert "but for its own fallen runs by +2.00 dB" in said
+    assert "1 of 2 runs, which end 1 dB or more below" in said
+    assert "PnP-ADMM" not in said
 
 
 def test_training_seeds_are_averaged_and_widen_the_intervals(tree: Path) -> None:

@@ -322,6 +322,7 @@ def _figures(
                 f"{findings.seeds_say(evidence.restoration)}",
                 (restoration_file,),
                 ("evaluate_restoration",),
+                findings.restoration_says(evidence.restoration),
             ),
             partial(figures.draw_restoration, evidence.restoration),
         ),
@@ -729,6 +730,12 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
         TableEntry(
             "Restoration",
             tables.restoration_sheet(evidence.restoration),
+            (inputs.file("evaluate_restoration", "table.csv"),),
+            ("evaluate_restoration",),
+        ),
+        TableEntry(
+            "Where runs end",
+            tables.falls_sheet(evidence.restoration),
             (inputs.file("evaluate_restoration", "table.csv"),),
             ("evaluate_restoration",),
         ),

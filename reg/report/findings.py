@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from reg.claims import curves, last, task_name, tasks_in_order
+from reg.claims import curves, last, method_name, task_name, tasks_in_order
 from reg.iterations import curvature_bound
 
 # The schedules that follow PnP-GD's gradient, the reference first.
@@ -18,12 +18,65 @@ SCHEDULES = {
 }
 REFERENCE = "pnp-gd-adam"
 NEAR = 0.05  # dB below the reference's last iterate that is as good as reaching it
+FALL = 1.0  # dB below its own best iterate from which the end of a run counts as fallen
 # Of L: what the curvature of PnP-GD's step must exceed.
 BOUND = f"{float(curvature_bound(torch.ones(()))):.2f} L"
 
 
 # What `benchmarks/sweep.py` writes; `method` is denoiser, pnp-gd, or pnp-admm@updated.
 SWEEP_COLUMNS = ("lambda", "iterations", "method", "task", "metric", "value")
+
+
+# --- restoration ------------------------------------------------------------------------------
+
+
+def run_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """PSNR of the last iterate, `psnr_best`, and what lies between, `loss`, of every run in dB.
+
+    Its index is method, task, seed, image.
+    """
+    of = table[(table["method"] != "start") & table["metric"].isin(["psnr", "psnr_best"])]
+    ends = of.pivot(
+        index=["method", "task", "seed", "image"], columns="metric", values="value"
+    ).rename_axis(columns=None)
+    return ends.assign(loss=ends["psnr_best"] - ends["psnr"])
+
+
+def restoration_says(table: pd.DataFrame) -> str:
+    """PnP-GD beside RED and PnP-ADMM by task, and what its fallen runs have to do with it."""
+    ends = run_ends(table)
+    ours = ends.loc["pnp-gd"]
+    fallen = ours["loss"] >= FALL
+    sentences = []
+    for rival in ("red", "pnp-admm"):
+        if rival not in ends.index.unique("method"):
+            continue
+        name, theirs = method_name(rival), ends.loc[rival].droplevel("seed")
+        ahead = _means_ahead(ours["psnr"], theirs["psnr"])
+        best = (_means_ahead(ours["psnr"], theirs["psnr_best"]) > 0).sum()
+        text = (
+            f"PnP-GD is ahead of {name} in {(ahead > 0).sum()} of {_tasks(ahead)} "
+            f"({_between(ahead, '+.2f')} dB), in {best} also of {name}'s best iterate, which an "
+            "oracle chooses"
+        )
+        if fallen.any():
+            rest = _means_ahead(ours["psnr"][~fallen], theirs["psnr"])
+            text += f"; but for its own fallen runs by {_between(rest, '+.2f')} dB"
+        sentences.append(f"{text}.")
+    counts = fallen.groupby("task").sum()
+    if fallen.any():
+        worst = str(counts.idxmax())
+        sentences.append(
+            f"Fallen are {fallen.sum()} of {len(fallen):,} runs, which end {FALL:g} dB or more "
+            f"below their own best iterate, {counts.max()} of them in {task_name(worst)}."
+        )
+    return " ".join(sentences)
+
+
+def _means_ahead(ours: pd.Series, theirs: pd.Series) -> pd.Series:
+    """Mean difference by task; `ours` by task, seed and image, `theirs` by task and image."""
+    both = ours.rename("ours").reset_index("seed").join(theirs.rename("theirs"))
+    return (both["ours"] - both["theirs"]).groupby("task").mean()
 
 
 # --- acceleration -----------------------------------------------------------------------------

@@ -26,7 +26,15 @@ from reg.denoising import (
 )
 from reg.problems import parse_task
 from reg.report.figures import PAIR_NAMES, last_by_image, log_curve
-from reg.report.findings import BOUND, NEAR, SCHEDULES, schedule_runs, seeds_say
+from reg.report.findings import (
+    BOUND,
+    FALL,
+    NEAR,
+    SCHEDULES,
+    run_ends,
+    schedule_runs,
+    seeds_say,
+)
 from reg.statistics import PairedDifference
 from reg.tuning import FIRST_RATIO, LAST_RATIO
 
@@ -136,6 +144,46 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
         task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
         intervals="In brackets, the 95 % bootstrap interval of the mean difference to "
         f"{method_name('pnp-gd')}, paired by image and training seed.",
+    )
+
+
+def falls_sheet(table: pd.DataFrame) -> Sheet:
+    """How far below their own best iterate runs end, by method and task.
+
+    A run is one image with one training seed. The best iterate is that of an oracle.
+    """
+    grouped = run_ends(table)["loss"].groupby(["method", "task"])
+    found = pd.DataFrame(
+        {
+            "runs": grouped.count(),
+            "fallen": grouped.agg(lambda lost: int((lost >= FALL).sum())),
+            "median_loss": grouped.median(),
+            "greatest_loss": grouped.max(),
+        }
+    )
+    methods = in_order(found.index.unique("method").tolist())
+    tasks = tasks_in_order(found.index.unique("task").tolist())
+    found = found.reindex(pd.MultiIndex.from_product([methods, tasks], names=["method", "task"]))
+    share = 100 * found["fallen"] / found["runs"]
+    blocks = []
+    for heading, values, decimals in (
+        (f"Runs that end {FALL:g} dB or more below their best (%)", share, 0),
+        ("Greatest loss (dB)", found["greatest_loss"], 1),
+    ):
+        by_method = values.unstack("task").reindex(index=methods, columns=tasks)
+        numbers = by_method.to_numpy(dtype=float).tolist()
+        lines = tuple(
+            (Cell(method_name(method)), *[Cell(_fixed(value, decimals)) for value in of_tasks])
+            for method, of_tasks in zip(methods, numbers, strict=True)
+        )
+        blocks.append((heading, lines))
+    return Sheet(
+        "falls",
+        "Where the runs of the table above end: PSNR of the last iterate against the best one, "
+        "which an oracle that knows the truth chooses. A run is one image with one training seed.",
+        ("Method", *[_task_heading(task) for task in tasks]),
+        tuple(blocks),
+        found.reset_index(),
     )
 
 
