@@ -888,6 +888,11 @@ def with_second_seed(table: pd.DataFrame, shift: float, *methods: str) -> pd.Dat
     return pd.concat([table, rows.assign(seed=1, value=shifted)], ignore_index=True)
 
 
+def test_both_tables_of_restoration_have_the_same_columns(tree: Path) -> None:
+    table = read_csv(tree / "results/tiny/evaluate_restoration/table.csv", COLUMNS)
+    assert tables.falls_sheet(table).header == tables.restoration_sheet(table).header
+
+
 def test_runs_that_end_below_their_best_are_counted() -> None:
     lost = {"pnp-gd": [0.0, 0.2, 0.5, 1.5], "red": [0.0, 3.0, 25.0, 1.0]}
     rows: list[Row] = [("sr-x2-2.55", "start", 0, "a", 0, "psnr", 20.0)]
@@ -918,7 +923,7 @@ def test_the_restoration_figure_says_what_fallen_runs_cost() -> None:
             rows += [(*run, "psnr", last), (*run, "psnr_best", best)]
     said = findings.restoration_says(pd.DataFrame(rows, columns=COLUMNS))
     assert "ahead of RED in 0 of 1 task (-3.00 dB), in 0 also of RED's best iterate" in said
-    assert "but for its own fallen runs by +2.00 dB" in said
+    assert "its own fallen runs left out, by +2.00 dB" in said
     assert "1 of 2 runs, which end 1 dB or more below" in said
     assert "PnP-ADMM" not in said
 

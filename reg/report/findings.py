@@ -61,7 +61,7 @@ def restoration_says(table: pd.DataFrame) -> str:
         )
         if fallen.any():
             rest = _means_ahead(ours["psnr"][~fallen], theirs["psnr"])
-            text += f"; but for its own fallen runs by {_between(rest, '+.2f')} dB"
+            text += f"; its own fallen runs left out, by {_between(rest, '+.2f')} dB"
         sentences.append(f"{text}.")
     counts = fallen.groupby("task").sum()
     if fallen.any():

@@ -162,7 +162,7 @@ def falls_sheet(table: pd.DataFrame) -> Sheet:
         }
     )
     methods = in_order(found.index.unique("method").tolist())
-    tasks = tasks_in_order(found.index.unique("task").tolist())
+    tasks = tasks_in_order(table["task"].tolist())
     found = found.reindex(pd.MultiIndex.from_product([methods, tasks], names=["method", "task"]))
     share = 100 * found["fallen"] / found["runs"]
     blocks = []
