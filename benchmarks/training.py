@@ -188,8 +188,8 @@ def compare(
 def main() -> None:
     """Measure what this machine has, and write each row when it is there."""
     if torch.cuda.is_available():
-        for compiled in (False, True):
-            name = f"training, plain / ours{' compiled' * compiled}, GPU, 32.6 M pair"
+        for side, compiled in (("ours", False), ("ours compiled", True)):
+            name = f"training, plain / {side}, GPU, 32.6 M pair"
             save([compare(PAPER, "cuda", name, compiled)[0]])
     else:
         found, waiting = compare(DEMO, "cpu", "training, plain / ours, CPU, 1.06 M pair")

@@ -288,9 +288,11 @@ def model_card(
 
 
 def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-    """Mean PSNR in dB by set of test images: a table of tasks by those of METHODS that were run.
+    """Mean PSNR in dB by test images: a table of tasks by those of METHODS that were run.
 
-    Of training seeds the first counts, whose networks are released.
+    No table mixes images: what was measured on a part of a set has a table of that part, with the
+    same images' numbers of the other methods beside it. Of training seeds the first counts, whose
+    networks are released.
     """
     paths = [
         results / "evaluate_restoration" / "table.csv",
@@ -303,8 +305,12 @@ def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     rows = rows[rows["seed"] == rows["seed"].min()]
     found = {}
     for name, part in rows.groupby(rows["image"].map(sets)):
-        means = part.groupby(["task", "method"])["value"].mean().unstack()
-        found[f"{name}, {part['image'].nunique()} images"] = means[
-            [method for method in METHODS if method in means]
-        ]
+        images = part.groupby("method")["image"].agg(frozenset)
+        for of in sorted(set(images), key=lambda each: (-len(each), sorted(each))):
+            same = part[part["image"].isin(of) & part["method"].map(images.ge(of))]
+            tasks = same.loc[same["method"].map(images.eq(of)), "task"].unique()
+            means = same.groupby(["task", "method"])["value"].mean().unstack()
+            found[f"{name}, {len(of)} images"] = means.loc[
+                sorted(tasks), [method for method in METHODS if method in means]
+            ]
     return found

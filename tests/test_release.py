@@ -175,6 +175,21 @@ def test_means_are_of_one_set_of_images_each() -> None:
     assert measured(Path("nowhere"), {}) == {}
 
 
+def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
+    path = Path("results/mine/finetune_unrolled/reg/table.csv")
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "task,method,seed,image,iteration,metric,value\ndeblur-k5-2.55,unrolled-reg,2,b,4,psnr,29\n"
+    )
+    tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+    assert list(tables) == ["bsd, 2 images", "bsd, 1 images", "set5, 1 images"]
+    assert list(tables["bsd, 2 images"].columns) == ["start", "pnp-gd"]
+    part = tables["bsd, 1 images"]
+    assert list(part.columns) == ["start", "pnp-gd", "unrolled-reg"]
+    assert part.loc["deblur-k5-2.55"].tolist() == [22.0, 31.0, 29.0]  # of b alone
+    assert list(part.index) == ["deblur-k5-2.55"]
+
+
 @pytest.mark.parametrize(
     ("missing", "part"),
     [

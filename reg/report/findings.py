@@ -33,20 +33,21 @@ SWEEP_COLUMNS = ("lambda", "iterations", "method", "task", "metric", "value")
 def run_ends(table: pd.DataFrame) -> pd.DataFrame:
     """PSNR of the last iterate, `psnr_best`, and what lies between, `loss`, of every run in dB.
 
-    Its index is method, task, seed, image.
+    Its index is method, task, seed, image; `fallen` are those that lose FALL or more.
     """
     of = table[(table["method"] != "start") & table["metric"].isin(["psnr", "psnr_best"])]
     ends = of.pivot(
         index=["method", "task", "seed", "image"], columns="metric", values="value"
     ).rename_axis(columns=None)
-    return ends.assign(loss=ends["psnr_best"] - ends["psnr"])
+    loss = ends["psnr_best"] - ends["psnr"]
+    return ends.assign(loss=loss, fallen=loss >= FALL)
 
 
 def restoration_says(table: pd.DataFrame) -> str:
     """PnP-GD beside RED and PnP-ADMM by task, and what its fallen runs have to do with it."""
     ends = run_ends(table)
     ours = ends.loc["pnp-gd"]
-    fallen = ours["loss"] >= FALL
+    fallen = ours["fallen"]
     sentences = []
     for rival in ("red", "pnp-admm"):
         if rival not in ends.index.unique("method"):
@@ -63,8 +64,8 @@ def restoration_says(table: pd.DataFrame) -> str:
             rest = _means_ahead(ours["psnr"][~fallen], theirs["psnr"])
             text += f"; its own fallen runs left out, by {_between(rest, '+.2f')} dB"
         sentences.append(f"{text}.")
-    counts = fallen.groupby("task").sum()
     if fallen.any():
+        counts = fallen.groupby("task").sum()
         worst = str(counts.idxmax())
         sentences.append(
             f"Fallen are {fallen.sum()} of {len(fallen):,} runs, which end {FALL:g} dB or more "

@@ -152,13 +152,13 @@ def falls_sheet(table: pd.DataFrame) -> Sheet:
 
     A run is one image with one training seed. The best iterate is that of an oracle.
     """
-    grouped = run_ends(table)["loss"].groupby(["method", "task"])
+    by_cell = run_ends(table).groupby(["method", "task"])
     found = pd.DataFrame(
         {
-            "runs": grouped.count(),
-            "fallen": grouped.agg(lambda lost: int((lost >= FALL).sum())),
-            "median_loss": grouped.median(),
-            "greatest_loss": grouped.max(),
+            "runs": by_cell["loss"].count(),
+            "fallen": by_cell["fallen"].sum(),
+            "median_loss": by_cell["loss"].median(),
+            "greatest_loss": by_cell["loss"].max(),
         }
     )
     methods = in_order(found.index.unique("method").tolist())
@@ -170,11 +170,9 @@ def falls_sheet(table: pd.DataFrame) -> Sheet:
         (f"Runs that end {FALL:g} dB or more below their best (%)", share, 0),
         ("Greatest loss (dB)", found["greatest_loss"], 1),
     ):
-        by_method = values.unstack("task").reindex(index=methods, columns=tasks)
-        numbers = by_method.to_numpy(dtype=float).tolist()
         lines = tuple(
-            (Cell(method_name(method)), *[Cell(_fixed(value, decimals)) for value in of_tasks])
-            for method, of_tasks in zip(methods, numbers, strict=True)
+            (Cell(method_name(m)), *[Cell(_fixed(v, decimals)) for v in values.loc[m].tolist()])
+            for m in methods
         )
         blocks.append((heading, lines))
     return Sheet(
