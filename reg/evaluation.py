@@ -21,7 +21,10 @@ from reg.problems import Problem, make_problem
 from reg.processes import finish_share
 
 COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
-BATCH = 8  # images that a CPU takes at once: more gain nothing there
+# What a CPU takes at once: of small images more gain nothing, large ones no longer fit its caches,
+# and a batch lasts until its last image has settled.
+BATCH = 8
+CPU_PIXELS = 2**18
 ACCELERATOR_BATCH = 32
 VALIDATION_SIGMAS = (15, 25, 50)  # /255
 Row = list[Any]
@@ -97,8 +100,8 @@ def evaluate(
         # Batches differ in size between devices, and a run may go on on another one.
         return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
 
-    most = most_at_once(networks[first].device)
-    parts = [(job, names, batch) for job in jobs for names, batch in batches(images, most)]
+    device = networks[first].device
+    parts = [(job, names, batch) for job in jobs for names, batch in batches(images, device)]
     cells = [cell(*part) for part in parts]
     finish_share(key, dict(cells))
     if not first_process():
@@ -239,20 +242,25 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, text.encode())
 
 
-def batches(images: Mapping[str, Tensor], most: int = BATCH) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and images of equal size, together: at most `most` a batch, in the order of names."""
+def batches(
+    images: Mapping[str, Tensor], device: str | torch.device = "cpu"
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and images of equal size, as many as a device takes at once, in the order of names."""
     sizes: dict[torch.Size, list[str]] = {}
     for name in sorted(images):
         sizes.setdefault(images[name].shape, []).append(name)
-    for names in sizes.values():
+    for shape, names in sizes.items():
+        most = most_at_once(device, shape[-2] * shape[-1])
         for first in range(0, len(names), most):
             chosen = names[first : first + most]
             yield chosen, torch.cat([images[name] for name in chosen])
 
 
-def most_at_once(device: str | torch.device) -> int:
-    """How many images of a size a device takes at once."""
-    return BATCH if torch.device(device).type == "cpu" else ACCELERATOR_BATCH
+def most_at_once(device: str | torch.device, pixels: int) -> int:
+    """How many images of so many pixels a device takes at once."""
+    if torch.device(device).type != "cpu":
+        return ACCELERATOR_BATCH
+    return min(BATCH, max(1, CPU_PIXELS // pixels))
 
 
 def central_crops(images: Mapping[str, Tensor], size: int | None) -> dict[str, Tensor]:

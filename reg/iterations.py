@@ -7,6 +7,7 @@ With f(x) = ½‖Ax − y‖², the methods seek min f(x) + σ²φ(x), φ being 
 denoiser D_s ≈ prox_{s²φ}, or explicitly.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Literal
@@ -21,6 +22,7 @@ DenoiserFunction = Callable[[Tensor, float], Tensor]
 PotentialAndGradient = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Descent = Literal["plain", "adam", "spectral", "accelerated"]
 MOMENTUM = 0.8  # of the accelerated descent
+UNBOUNDED = (-math.inf, math.inf)
 
 # Backtracking of GS-PnP: the decrease that a step must bring, how many steps are tried, and how far
 # differences of F, relative to F, are rounded in the network's precision (measured).
@@ -60,13 +62,14 @@ def pnp_gd(
     sigma: float,
     step: float,
     descent: Descent = "plain",
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Iterator[Tensor]:
     """PnP gradient descent: x ← x − μ(Aᵀ(Ax − y) + σ²G(x)) (PnP-ReG, section 4).
 
-    `descent` says how the gradient is followed; see `descend`.
+    `descent` says how the gradient is followed, `bounds` where iterates are kept: see `descend`.
     """
 
-    return descend(problem, lambda x: sigma**2 * regularizer(x), step, descent)
+    return descend(problem, lambda x: sigma**2 * regularizer(x), step, descent, bounds)
 
 
 def red_gd(
@@ -77,13 +80,20 @@ def red_gd(
     sigma: float,
     step: float,
     descent: Descent = "plain",
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Iterator[Tensor]:
     """RED: x ← x − μ(Aᵀ(Ax − y) + w(x − D_σ(x))) (Romano, Elad & Milanfar, 2017)."""
 
-    return descend(problem, lambda x: weight * (x - denoiser(x, sigma)), step, descent)
+    return descend(problem, lambda x: weight * (x - denoiser(x, sigma)), step, descent, bounds)
 
 
-def descend(problem: Problem, slope: Gradient, step: float, descent: Descent) -> Iterator[Tensor]:
+def descend(
+    problem: Problem,
+    slope: Gradient,
+    step: float,
+    descent: Descent,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Iterator[Tensor]:
     """Follow g = ∇f + s from the problem's start, s being the slope of a regularizer.
 
     - ``plain``: x ← x − μg(x), the equation of the paper;
@@ -95,18 +105,27 @@ def descend(problem: Problem, slope: Gradient, step: float, descent: Descent) ->
     - ``accelerated``: the spectral step at v = x + 0.8(x − x_previous), Nesterov's momentum with a
       constant weight, which carries information into large holes in a tenth of the iterations;
       see `curvature_bound`.
+
+    Every iterate is clamped to `bounds`. A bias-free network scales with its input, so that nothing
+    it was trained on holds back a pixel that has left the range of images: it grows, and all of the
+    image after it. A fixed point within the bounds is one of the descent without them. Where pixels
+    are at a bound it minimises over the box for ``plain`` and for masks, whose metric is pixelwise;
+    for blur the spectral metric is not, and clamping is near to the projection in it.
     """
     if descent == "plain":
-        return _plain(problem, slope, step)
+        return _plain(problem, slope, step, bounds)
     if descent == "adam":
-        return _adam(problem, slope, step)
-    return _spectral(problem, slope, step, MOMENTUM if descent == "accelerated" else 0.0)
+        return _adam(problem, slope, step, bounds)
+    momentum = MOMENTUM if descent == "accelerated" else 0.0
+    return _spectral(problem, slope, step, momentum, bounds)
 
 
-def _plain(problem: Problem, slope: Gradient, step: float) -> Iterator[Tensor]:
+def _plain(
+    problem: Problem, slope: Gradient, step: float, bounds: tuple[float, float]
+) -> Iterator[Tensor]:
     x, f = problem.start, problem.data_term
     while True:
-        x = x - step * (f.gradient(x) + slope(x))
+        x = (x - step * (f.gradient(x) + slope(x))).clamp_(*bounds)
         yield x
 
 
@@ -114,6 +133,7 @@ def _adam(
     problem: Problem,
     slope: Gradient,
     step: float,
+    bounds: tuple[float, float],
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
@@ -125,15 +145,21 @@ def _adam(
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         scale = (square / (1 - beta2**k)).sqrt_().add_(epsilon)
-        x = torch.addcdiv(x, mean, scale, value=-step / (1 - beta1**k))
+        x = torch.addcdiv(x, mean, scale, value=-step / (1 - beta1**k)).clamp_(*bounds)
         yield x
 
 
-def _spectral(problem: Problem, slope: Gradient, step: float, momentum: float) -> Iterator[Tensor]:
+def _spectral(
+    problem: Problem,
+    slope: Gradient,
+    step: float,
+    momentum: float,
+    bounds: tuple[float, float],
+) -> Iterator[Tensor]:
     x = previous = problem.start
     while True:
         v = torch.lerp(previous, x, 1 + momentum) if momentum else x
-        previous, x = x, problem.data_term.spectral_step(v, slope(v), step)
+        previous, x = x, problem.data_term.spectral_step(v, slope(v), step).clamp_(*bounds)
         yield x
 
 

@@ -23,6 +23,7 @@ from reg.equivariance import equivariant
 from reg.errors import InputError
 from reg.gradient_step import load_gradient_step
 from reg.iterations import (
+    UNBOUNDED,
     DenoiserFunction,
     Descent,
     Gradient,
@@ -51,6 +52,7 @@ ARMS: dict[Kind, tuple[str, ...]] = {
     "potentials": ("gradient-step",),
 }
 EQUIVARIANT = "+x8"
+IMAGE_RANGE = (0.0, 1.0)
 ADAM_STEP = {"deblur": 0.004, "sr": 0.002, "inpaint": 0.01, "denoise": 0.004}  # official rates
 HQS_ITERATIONS = 24  # DPIR runs 8 for deblurring and 24 for super-resolution
 
@@ -187,17 +189,21 @@ def _noise(task: Task) -> float:
 
 
 def _pnp_gd(
-    problem: Problem, regularizer: Gradient, parameters: Parameters, descent: Descent
+    problem: Problem,
+    regularizer: Gradient,
+    parameters: Parameters,
+    descent: Descent,
+    bounds: tuple[float, float],
 ) -> Iterator[Tensor]:
     sigma = parameters["sigma"] / 255
     step = parameters["step"] if "step" in parameters else 1 / (sigma**2 * parameters["curvature"])
-    return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent)
+    return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent, bounds=bounds)
 
 
 def _red(problem: Problem, denoiser: DenoiserFunction, parameters: Parameters) -> Iterator[Tensor]:
     # With μ = 1/w and no momentum the spectral descent is RED's fixed-point strategy (Romano et
-    # al., eq. 37). RED gets the momentum that PnP-GD has, and for it the shorter step 1/(1.5w),
-    # stable while ‖I − J_D‖ < 1.5/0.72 (`iterations.curvature_bound`).
+    # al., eq. 37). RED gets the momentum and the bounds that PnP-GD has, and for the momentum the
+    # shorter step 1/(1.5w), stable while ‖I − J_D‖ < 1.5/0.72 (`iterations.curvature_bound`).
     weight = parameters["weight"]
     return red_gd(
         problem,
@@ -206,6 +212,7 @@ def _red(problem: Problem, denoiser: DenoiserFunction, parameters: Parameters) -
         sigma=parameters["sigma"] / 255,
         step=1 / (1.5 * weight),
         descent="accelerated",
+        bounds=IMAGE_RANGE,
     )
 
 
@@ -260,15 +267,24 @@ def _total_variation(problem: Problem, network: None, parameters: Parameters) ->
     return total_variation(problem, weight=parameters["weight"], step=parameters["step"])
 
 
-def _gd(descent: Descent, begin: Callable[[Task], dict[str, float]]) -> Method:
-    return Method("regularizers", partial(_pnp_gd, descent=descent), begin)
+def _gd(
+    descent: Descent,
+    begin: Callable[[Task], dict[str, float]],
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Method:
+    return Method("regularizers", partial(_pnp_gd, descent=descent, bounds=bounds), begin)
 
 
 # `pnp-gd` is the method; the other three follow the same gradient to the same fixed points by
-# other schedules, that of the paper's equation and that of the official code among them.
+# other schedules, that of the paper's equation and that of the official code among them, which
+# are run as published, without bounds.
 METHODS: dict[str, Method] = {
-    "pnp-gd": _gd("accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
-    "pnp-gd-spectral": _gd("spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
+    "pnp-gd": _gd(
+        "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
+    ),
+    "pnp-gd-spectral": _gd(
+        "spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
+    ),
     "pnp-gd-adam": _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
     "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "step": 1.0}),
     "red": Method(

@@ -23,6 +23,7 @@ from reg.evaluation import (
     iterations_taken,
     long_table,
     measure_starts,
+    most_at_once,
     trace,
     write_table,
 )
@@ -199,14 +200,30 @@ def test_tables_are_written_alike_with_unix_line_ends(tmp_path: Path) -> None:
 # --- batches and crops ---------------------------------------------------------------------
 
 
-def test_batches_hold_every_image_once_by_size() -> None:
+def test_batches_hold_every_image_once_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH", 2)
     images = {f"i{k}": image(1, 3, 8, 8, seed=k) for k in (3, 1, 2, 5, 4)}
     images["wide"] = image(1, 3, 8, 16, seed=9)
-    parts = list(batches(images, most=2))
+    parts = list(batches(images))
     assert [names for names, _ in parts] == [["i1", "i2"], ["i3", "i4"], ["i5"], ["wide"]]
     for names, batch in parts:
         for name, one in zip(names, batch, strict=True):
             assert torch.equal(one, images[name][0])
+
+
+@pytest.mark.parametrize(
+    ("device", "pixels", "most"),
+    [
+        ("cpu", 64**2, 8),
+        ("cpu", 181**2, 8),
+        ("cpu", 240 * 320, 3),
+        ("cpu", 321 * 481, 1),
+        ("cpu", 3000 * 4000, 1),
+        ("cuda", 321 * 481, 32),
+    ],
+)
+def test_a_cpu_takes_few_large_images_at_once(device: str, pixels: int, most: int) -> None:
+    assert most_at_once(device, pixels) == most
 
 
 def test_central_crops() -> None:

@@ -19,6 +19,7 @@ from reg.iterations import (
     MOMENTUM,
     SUFFICIENT_DECREASE,
     TRIED_STEPS,
+    UNBOUNDED,
     PotentialAndGradient,
     curvature_bound,
     gs_pnp,
@@ -242,6 +243,70 @@ def test_momentum_carries_information_into_holes_faster() -> None:
         errors[descent] = [float((x - iterates[-1]).norm()) for x in iterates]
     needed = {name: sum(error > 1e-3 for error in found) for name, found in errors.items()}
     assert needed["accelerated"] < needed["spectral"] / 2
+
+
+# --- bounds --------------------------------------------------------------------------------
+
+every_descent = pytest.mark.parametrize("descent", ["plain", "adam", "spectral", "accelerated"])
+
+
+def bounded(
+    p: Problem, g: Callable[[Tensor], Tensor], descent: str, bounds: tuple[float, float]
+) -> Iterator[Tensor]:
+    step = {"plain": 0.4, "adam": 0.02}.get(descent, 1.0)
+    return pnp_gd(p, g, sigma=SIGMA, step=step, descent=descent, bounds=bounds)
+
+
+@every_operator
+@every_descent
+def test_every_iterate_is_within_the_bounds(name: str, descent: str) -> None:
+    p, low, high = problem(name), 0.3, 0.6
+    for x in islice(bounded(p, bent, descent, (low, high)), 20):
+        assert low <= x.min() < x.max() <= high
+
+
+@every_operator
+@every_descent
+def test_bounds_that_nothing_reaches_change_nothing(name: str, descent: str) -> None:
+    p = problem(name)
+    found, free = (after(bounded(p, bent, descent, each), 20) for each in ((-20, 20), UNBOUNDED))
+    assert torch.equal(found, free)
+
+
+@every_operator
+def test_the_plain_step_minimises_over_the_box(name: str) -> None:
+    # There the projected gradient vanishes: x = P(x − ∇F(x)).
+    p, bounds = problem(name), (-0.1, 0.2)
+    x = after(bounded(p, regularizer, "plain", bounds), 1500)
+    slope = p.data_term.gradient(x) + SIGMA**2 * regularizer(x)
+    close(x, (x - slope).clamp(*bounds))
+    assert 0.05 < ((x == -0.1) | (x == 0.2)).double().mean() < 0.95  # bounds are reached
+
+
+@pytest.mark.parametrize("descent", ["spectral", "accelerated"])
+def test_with_a_mask_the_spectral_step_minimises_over_the_box(descent: str) -> None:
+    # All is pixelwise, so that the minimiser over the box is the clamped one.
+    p, bounds = problem("inpainting"), (0.1, 0.4)
+    found = after(bounded(p, regularizer, descent, bounds), 300)
+    close(found, minimiser(p, SIGMA**2 * C).clamp(*bounds))
+
+
+@pytest.mark.parametrize("method", ["pnp-gd", "red"])
+def test_bounds_hold_what_a_network_would_carry_away(method: str) -> None:
+    # It denoises within [0,1], and pushes what has left it further out.
+    def slope(x: Tensor) -> Tensor:
+        return torch.where((x < 0) | (x > 1), -5 * x, x - 0.5)
+
+    def last(bounds: tuple[float, float]) -> Tensor:
+        how = {"step": 0.5, "descent": "accelerated", "bounds": bounds}
+        if method == "pnp-gd":
+            return after(pnp_gd(p, slope, sigma=1.0, **how), 200)
+        return after(red_gd(p, lambda x, s: x - slope(x), weight=1.0, sigma=0.1, **how), 200)
+
+    p = problem("inpainting")
+    hole = ~p.operator.mask.expand_as(p.start)  # type: ignore[attr-defined]
+    assert not last(UNBOUNDED)[hole].abs().max() < 1e9
+    close(last((0, 1))[hole], torch.full_like(p.start[hole], 0.5))
 
 
 # --- single steps --------------------------------------------------------------------------

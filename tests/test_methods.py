@@ -193,6 +193,7 @@ def test_pnp_gd_takes_noise_levels_of_255_and_the_curvature_of_g(
             sigma=sigma / 255,
             step=1 / ((sigma / 255) ** 2 * curvature),
             descent=descent,
+            bounds=(0, 1),
         )
         found = after(name, p, {"sigma": sigma, "curvature": curvature})
         torch.testing.assert_close(found, next(islice(expected, 4, None)))
@@ -272,7 +273,7 @@ def test_hqs_falls_from_49_to_its_level_in_24_iterations_and_ends() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_red_has_the_momentum_of_pnp_gd(task: str) -> None:
+def test_red_has_the_momentum_and_the_bounds_of_pnp_gd(task: str) -> None:
     p, weight, sigma = problem(task), 0.2, 15.0
     expected = red_gd(
         p,
@@ -281,6 +282,7 @@ def test_red_has_the_momentum_of_pnp_gd(task: str) -> None:
         sigma=sigma / 255,
         step=1 / (1.5 * weight),
         descent="accelerated",
+        bounds=(0, 1),
     )
     found = after("red", p, {"weight": weight, "sigma": sigma})
     torch.testing.assert_close(found, next(islice(expected, 4, None)))
