@@ -361,8 +361,9 @@ def _figures(
                 "descend the same objective with the same σ from the same start: Adam with the "
                 "learning rates of the official code, the plain step of the paper's equation, the "
                 "spectral step (the metric of the operator) and, accelerated, the same with "
-                f"Nesterov's momentum, which is PnP-GD elsewhere in this report. Within ±{NEAR:g} "
-                "dB, the band, the axis is linear, beyond it logarithmic; dots and numbers say "
+                "Nesterov's momentum, which is PnP-GD elsewhere in this report. The last two keep "
+                f"every iterate within [0,1]. Within ±{NEAR:g} dB, the band, the axis is linear, "
+                "beyond it logarithmic; dots and numbers say "
                 f"from which iteration on a schedule stays at most {NEAR:g} dB below or above."
                 f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("accelerate", "table.csv"),),
