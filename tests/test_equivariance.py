@@ -151,6 +151,7 @@ def test_a_method_with_x8_turns_its_network_once_an_iteration_from_its_beginning
             sigma=sigma,
             step=1 / (sigma**2 * 5.0),
             descent="accelerated",
+            bounds=(0, 1),
         )
         for x, wanted in zip(found, expected, strict=False):
             assert torch.equal(x, wanted)
