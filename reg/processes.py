@@ -1,20 +1,26 @@
 """Many processes at one stage: torchrun or srun start them, files of finished cells join them.
 
 `torchrun --nproc-per-node=8 -m stages.tune` runs a stage of many independent cells in eight
-processes, on as many devices as there are. They never talk: each finishes its share, every result
-is a file in `.checkpoints/<key>/`, and the first process, which goes on to gather them, takes over
-whatever is still missing. So none waits for another, and one that dies costs nothing but time; one
-that is slow ends when the first has everything.
+processes, on as many devices as there are. They send each other nothing: whoever is free takes the
+next cell that nobody has begun, and every result is a file in `.checkpoints/<key>/`, where the
+first process gathers them. So all are busy until the last cells, however much cells differ, and
+one that dies costs nothing but time.
 """
 
+import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import IO
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from reg.checkpoints import CHECKPOINTS, State, finished_cell
 from reg.console import first_process
+from reg.errors import InputError
+
+PATIENCE = 20.0  # seconds that the others give the first process to begin
 
 
 def place() -> tuple[int, int]:
@@ -27,27 +33,49 @@ def place() -> tuple[int, int]:
 
 
 def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
-    """Finish every n-th cell, n being the number of processes; nothing where there is one.
+    """Finish the cells that no other process has begun; nothing where there is one process.
 
-    The first process then goes on from the other end with what is missing. Any other ends when it
-    finds `.checkpoints/<key>/` gone: the first has gathered all cells, and what was written now
-    would never be removed.
+    A begun cell is locked, and the system gives the lock of a process that dies back. The first
+    process waits at the end for what the others have begun, and finishes what they left. Raises
+    InputError where the file system has no locks.
     """
     rank, count = place()
     if count == 1:
         return
-    folder, names = CHECKPOINTS / key, list(cells)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names[rank::count] + (names[::-1] if rank == 0 else []):
-        if not (folder / f"{name}.pt").exists():
-            finished_cell(key, name, partial(_if_wanted, key, cells[name]))
+    folder = CHECKPOINTS / key
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        _await(folder)
+    for wait in (False, True) if rank == 0 else (False,):
+        for name, compute in cells.items():
+            try:
+                lock = (folder / f"{name}.lock").open("a")
+            except FileNotFoundError:  # the first has gathered everything and removed the folder
+                return
+            with lock:
+                if _locked(lock, wait) and not (folder / f"{name}.pt").exists():
+                    finished_cell(key, name, compute)
 
 
-def _if_wanted(key: str, compute: Callable[[], State]) -> State:
-    state = compute()
-    if not (CHECKPOINTS / key).exists():
-        raise SystemExit(0)
-    return state
+def _await(folder: Path) -> None:
+    """Until the first process has made the folder, or has gathered everything before we came."""
+    began = time.monotonic()
+    while not folder.exists() and time.monotonic() - began < PATIENCE:
+        time.sleep(0.1)
+
+
+def _locked(file: IO[str], wait: bool) -> bool:
+    try:
+        flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{CHECKPOINTS}: its file system has no locks ({error.strerror}), by which processes "
+            "share a stage; run the stage by one process, or in a folder that has them"
+        ) from None
+    return True
 
 
 def leave_it_to_the_first_process() -> None:

@@ -1,12 +1,21 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from fcntl import LOCK_EX, flock
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
 from reg import processes
 from reg.checkpoints import CHECKPOINTS, State, finished_cell, forget
+from reg.errors import InputError
 from reg.processes import finish_share, leave_it_to_the_first_process, place
 
 TORCHRUN = {
@@ -19,6 +28,30 @@ TORCHRUN = {
     "MASTER_PORT": "1234",
     "TORCHELASTIC_RUN_ID": "here",
 }
+
+ROOT = Path(__file__).parents[1]
+
+# Cells that note who computed them, and take longer the later they come.
+SHARE = """
+import os, time
+from pathlib import Path
+from reg.processes import finish_share
+
+def compute(k):
+    with Path("log").open("a") as log:
+        log.write(f"{k} {os.environ['RANK']}\\n")
+    time.sleep(0.01 * k)
+    return {"k": k}
+
+finish_share("key", {f"cell{k}": (lambda k=k: compute(k)) for k in range(20)})
+"""
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -68,43 +101,109 @@ def test_a_place_is_what_torchrun_or_srun_says(monkeypatch: pytest.MonkeyPatch) 
     assert place() == (4, 5)
 
 
-def test_every_process_finishes_its_share_and_together_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank in (2, 1, 0):
-        start_as(monkeypatch, **TORCHRUN | {"RANK": str(rank)})
-        shared, done = cells(7)
-        finish_share("key", shared)
-        assert done[: len(range(rank, 7, 3))] == list(range(rank, 7, 3))
-        assert rank == 0 or len(done) == len(range(rank, 7, 3))
-    assert finished() == [f"cell{k}" for k in range(7)]
+def test_processes_compute_every_cell_once() -> None:
+    environment = os.environ | TORCHRUN | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", SHARE], env=environment | {"RANK": str(rank)})
+        for rank in range(3)
+    ]
+    assert [process.wait(60) for process in started] == [0, 0, 0]
+    log = [line.split() for line in Path("log").read_text().splitlines()]
+    assert sorted(int(k) for k, _ in log) == list(range(20))
+    assert finished() == sorted(f"cell{k}" for k in range(20))
 
 
-def test_the_first_takes_over_what_another_did_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
-    shared, done = cells(5)
+def test_what_another_has_begun_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "1"})
+    shared, done = cells(4)
     finished_cell("key", "cell2", shared["cell2"])
-    finish_share("key", shared)
-    assert done == [2, 0, 3, 4, 1]  # its share, and from the end what is missing
+    with (CHECKPOINTS / "key" / "cell1.lock").open("a") as other:
+        flock(other, LOCK_EX)
+        finish_share("key", shared)
+    assert done == [2, 0, 3]
+
+
+def test_the_first_waits_for_what_others_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
+    shared, done = cells(4)
+    (CHECKPOINTS / "key").mkdir(parents=True)
+    other = (CHECKPOINTS / "key" / "cell1.lock").open("a")
+    flock(other, LOCK_EX)
+    first = Thread(target=finish_share, args=("key", shared))
+    first.start()
+    first.join(0.5)
+    assert first.is_alive()
+    assert done == [0, 2, 3]
+    finished_cell("key", "cell1", lambda: {"k": 1})
+    other.close()
+    first.join(10)
+    assert not first.is_alive()
+    assert done == [0, 2, 3]
+
+
+def test_the_first_takes_over_from_a_process_that_was_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
+    shared, done = cells(3)
+    (CHECKPOINTS / "key").mkdir(parents=True)
+    lock = str(CHECKPOINTS / "key" / "cell1.lock")
+    other = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    first = Thread(target=finish_share, args=("key", shared))
+    first.start()
+    first.join(0.5)
+    assert done == [0, 2]
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    first.join(10)
+    assert done == [0, 2, 1]
     found = [finished_cell("key", name, compute)["k"] for name, compute in shared.items()]
-    assert found == list(range(5))
+    assert found == [0, 1, 2]
 
 
-def test_a_slow_process_ends_when_the_first_has_gathered_everything(
+def test_a_process_ends_when_the_first_has_gathered_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start_as(monkeypatch, **TORCHRUN | {"RANK": "1"})
-    shared, done = cells(9)
-    compute = shared["cell4"]
+    shared, done = cells(4)
+    (CHECKPOINTS / "key").mkdir(parents=True)
+    exists = Path.exists
 
-    def meanwhile() -> State:
-        forget("key")
-        return compute()
+    def gathered_meanwhile(path: Path) -> bool:
+        if path.stem == "cell1":
+            forget("key")
+            return True
+        return exists(path)
 
-    shared["cell4"] = meanwhile
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr(Path, "exists", gathered_meanwhile)
+    finish_share("key", shared)
+    assert done == [0]
+    assert not CHECKPOINTS.joinpath("key").is_dir()
+
+
+def test_a_process_that_comes_when_all_is_gathered_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_as(monkeypatch, **TORCHRUN)
+    monkeypatch.setattr(processes, "PATIENCE", 0.3)
+    shared, done = cells(3)
+    finish_share("key", shared)
+    assert not done
+    assert not CHECKPOINTS.exists()
+
+
+def test_a_file_system_without_locks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> NoReturn:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
+    monkeypatch.setattr(processes, "flock", refuse)
+    shared, done = cells(2)
+    with pytest.raises(InputError, match=r"\.checkpoints: its file system has no locks"):
         finish_share("key", shared)
-    assert ended.value.code == 0
-    assert done == [1, 4]
-    assert not (CHECKPOINTS / "key").exists()
+    assert not done
 
 
 def test_all_but_the_first_process_end(monkeypatch: pytest.MonkeyPatch) -> None:
