@@ -47,7 +47,9 @@ class PairedDifference:
                 f"only {self.images} images: the bootstrap interval is too narrow at this size "
                 "and speaks for these images rather than for photographs in general"
             )
-        if 1 < self.seeds < FEW_SEEDS:
+        if self.seeds == 1:
+            cautions.append("one training seed: how much trainings differ is not known")
+        elif self.seeds < FEW_SEEDS:
             cautions.append(
                 f"only {self.seeds} training seeds: how much trainings differ is known roughly"
             )
