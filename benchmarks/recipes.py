@@ -45,7 +45,7 @@ from reg.networks import (
 from reg.params import Params, TrainReg, read_params
 from reg.patches import Patches
 from reg.report.figures import BLACK, BLUE, GREEN, VERMILLION, save_figure
-from reg.training import seeded, train
+from reg.training import DivergenceError, seeded, train
 from reg.tuning import tune
 
 CODE = Path(__file__)
@@ -176,7 +176,7 @@ def train_pair(
     weight: Weight | None = None,
     update_denoiser: bool = True,
 ) -> Regularizer:
-    """G trained by a recipe, and D with it, in place; InputError if that diverges.
+    """G trained by a recipe, and D with it, in place; DivergenceError if that does.
 
     `weight` is for a D that is updated.
     """
@@ -233,13 +233,6 @@ def tune_alike(
     )
 
 
-def must_have_diverged(error: InputError) -> None:
-    """That a training diverges is a result; any other error, as of a full disk, is raised."""
-    if "not finite" not in str(error):
-        raise error
-    say(f"  {error}")
-
-
 def compare(params: Params, names: Sequence[str], budget: int, trials: int, seeds: int) -> None:
     """Train and judge the named variants; with all of them, write the table and the figure."""
     manifest = params.folder("data", "prepare", "manifest.csv")
@@ -268,8 +261,8 @@ def compare(params: Params, names: Sequence[str], budget: int, trials: int, seed
                     recipe, denoiser, patches, name, unfinished, variant.weight,
                     variant.update_denoiser,
                 )  # fmt: skip
-            except InputError as error:
-                must_have_diverged(error)
+            except DivergenceError as error:
+                say(f"  {error}")
                 return dict.fromkeys((*TASKS, "denoiser"), float("nan"))
             return judge(denoiser, regularizer, images, params, trials, unfinished)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.recipes import CODE as RECIPES
-from benchmarks.recipes import TASKS, judge, must_have_diverged, train_pair, tune_alike
+from benchmarks.recipes import TASKS, judge, train_pair, tune_alike
 from reg.checkpoints import State, fingerprint, finished_cell, forget
 from reg.console import fail, say
 from reg.cpu import fuse, keep_freed_memory
@@ -36,6 +36,7 @@ from reg.params import Params, TrainReg, read_params
 from reg.patches import Patches
 from reg.problems import make_problem
 from reg.report.findings import SWEEP_COLUMNS
+from reg.training import DivergenceError
 
 LAMBDAS = (0.004, 0.04, 0.2, 1.0, 4.0, 16.0)
 ADMM = "pnp-admm@updated"
@@ -123,8 +124,8 @@ def sweep(params: Params, iterations: int | None, trials: int) -> Path:
             title, unfinished = f"lambda {recipe.lambda_:g}", f"{key}-unfinished"
             try:
                 regularizer = train_pair(recipe, denoiser, patches, title, unfinished)
-            except InputError as error:
-                must_have_diverged(error)
+            except DivergenceError as error:
+                say(f"  {error}")
                 return {"cells": [["denoiser", NOISE, "psnr", float("nan")]]}
             return {"cells": measure(denoiser, regularizer, images, params, trials, unfinished)}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reg.checkpoints import CHECKPOINTS, forget, load_state, save_state
 from reg.console import first_process, say
+from reg.errors import InputError
 from reg.evaluation import (
     Row,
     batches,
@@ -39,7 +40,7 @@ from reg.networks import (
 from reg.patches import Patches
 from reg.problems import Problem, make_problem
 from reg.processes import leave_it_to_the_first_process
-from reg.training import Recipe, seeded, train
+from reg.training import DivergenceError, Recipe, seeded, train
 from reg.unrolled import EndToEnd, Unrolled, UnrolledObjective
 
 Start = Literal["reg", "denoiser", "random", "end-to-end"]
@@ -193,12 +194,13 @@ def finetune(
                 "validate_every": min(bench.recipe.validate_every, training.iterations),
             }
         )
+        seed = bench.seed + training.seed
         rows = train(
-            UnrolledObjective(restore, training.task, training.seed, bench.supervision),
-            Patches(bench.images, recipe.crop, recipe.batch, training.seed),
+            UnrolledObjective(restore, training.task, seed, bench.supervision),
+            Patches(bench.images, recipe.crop, recipe.batch, seed),
             recipe,
             title=f"{bench.title} {training.name}",
-            seed=training.seed,
+            seed=seed,
             checkpoint=whole,
             validate=restoration_validation(
                 restore, training.task, bench.validation, bench.seed, recipe.precision
@@ -223,12 +225,20 @@ def choose_rate(
     """
     levels = {}
     for rate in rates:
-        _, log = finetune(bench, replace(short, learning_rate=rate))
-        levels[rate] = float(log["psnr"].iloc[-1])
+        try:
+            _, log = finetune(bench, replace(short, learning_rate=rate))
+            levels[rate] = float(log["psnr"].iloc[-1])
+        except DivergenceError as error:  # of one rate of several: a result
+            say(f"  {error}")
+            levels[rate] = float("nan")
+    if all(level != level for level in levels.values()):
+        raise InputError(
+            f"{bench.title} {short.task}: diverged at every rate of rate_factors × learning_rate; "
+            "lower them"
+        )
     trials = pd.DataFrame(
         {"task": short.task, "learning_rate": levels.keys(), "psnr": levels.values()}
     )
-    # Not a number where the network diverged.
     best = max(levels, key=lambda rate: levels[rate] if levels[rate] > 0 else 0.0)
     say(f"  {bench.title}: learning rate {best:g} for {short.task}")
     return best, trials

@@ -40,6 +40,10 @@ Validation = Callable[[], Mapping[str, float]]
 Sums = dict[str, Tensor]  # by term, in float64: numerator and denominator of its mean
 
 
+class DivergenceError(InputError):
+    """The loss or its gradient stays not finite, however often a step is skipped."""
+
+
 class Recipe(BaseModel):
     """How long, on what and how fast a network is trained, and on which devices.
 
@@ -202,9 +206,9 @@ def train(
     On several devices each takes an equal share of every batch. The process of the first one
     validates and writes; all return the same log (see `processes.leave_it_to_the_first_process`).
 
-    Raises InputError if devices are missing or cannot share a batch evenly, a checkpoint cannot
-    be written, or the loss or its gradient is not finite 20 times in a row; single such steps are
-    skipped and said.
+    Raises InputError if devices are missing or cannot share a batch evenly, or a checkpoint cannot
+    be written; DivergenceError if the loss or its gradient is not finite 20 times in a row (single
+    such steps are skipped and said).
     """
     folder = CHECKPOINTS / checkpoint
     run = _begin(objective, recipe, title, seed, folder)
@@ -364,7 +368,7 @@ def _count_skipped(run: Run) -> None:
     record.skipped += 1
     say(f"  {run.title}: skipped iteration {record.iteration}, its loss or gradient is not finite")
     if record.skipped >= SKIPPED_IN_A_ROW:
-        raise InputError(
+        raise DivergenceError(
             f"{run.title}: the loss or its gradient is not finite {record.skipped} times in a row "
             f"at iteration {record.iteration}; lower `learning_rate` or set `precision: fp32`"
         )

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from reg import finetuning
+from reg.errors import InputError
 from reg.evaluation import restoration_validation
 from reg.finetuning import Bench, Plan, Training, begin, choose_rate, finetune, measure_all
 from reg.iterations import pnp_gd
 from reg.metrics import psnr
 from reg.networks import Denoiser, Regularizer, initialise
 from reg.problems import make_problem
-from reg.training import Recipe, seeded
+from reg.training import DivergenceError, Recipe, seeded
 from reg.unrolled import EndToEnd, Unrolled
 
 CHANNELS = (4, 4, 8, 8)
@@ -132,6 +133,12 @@ def test_trainings_differ_by_seed_and_by_nothing_that_was_run_before() -> None:
     assert not torch.equal(weights(first), weights(other))
 
 
+def test_the_seed_of_the_parameters_decides_every_training() -> None:
+    first, _ = finetune(bench(), TRAINING)
+    shifted, _ = finetune(replace(bench("another"), seed=6), TRAINING)
+    assert not torch.equal(weights(first), weights(shifted))
+
+
 def test_the_rate_of_the_best_trial_is_chosen() -> None:
     rates = [1e-5, 1e-3, 1e9]
     rate, trials = choose_rate(bench(), Training(TASK, 2, 0, 3, 0.0), rates)
@@ -147,10 +154,14 @@ def test_a_rate_at_which_the_network_diverges_is_not_chosen(
     levels = {0.1: math.nan, 0.2: 20.0, 0.3: 25.0, 0.4: math.nan}
 
     def logged(_: Bench, training: Training) -> tuple[None, pd.DataFrame]:
+        if training.learning_rate == 0.4:
+            raise DivergenceError("the loss is not finite")
         return None, pd.DataFrame({"psnr": [10.0, levels[training.learning_rate]]})
 
     monkeypatch.setattr(finetuning, "finetune", logged)
     assert choose_rate(bench(), TRAINING, list(levels))[0] == 0.3
+    with pytest.raises(InputError, match=r"at every rate of rate_factors"):
+        choose_rate(bench(), TRAINING, [0.1, 0.4])
 
 
 # --- measuring -----------------------------------------------------------------------------

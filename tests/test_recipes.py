@@ -14,7 +14,7 @@ from reg.errors import InputError
 from reg.losses import RegObjective
 from reg.networks import Denoiser, Regularizer, initialise
 from reg.report.figures import save_figure
-from reg.training import seeded, train
+from reg.training import DivergenceError, seeded, train
 
 SIZE = ((4, 4, 8, 8), 1)
 BUDGET = 300 * 16 * 64**2
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_and_diverged_variants_are_rows(
 
     def interrupt(title: str) -> None:
         if title == "scale-80":
-            raise InputError("the loss is not finite")
+            raise DivergenceError("the loss is not finite")
         if title == "residual":
             raise KeyboardInterrupt
 

@@ -11,6 +11,7 @@ from benchmarks.recipes import TASKS, train_pair
 from reg.errors import InputError
 from reg.params import read_params
 from reg.report.findings import SWEEP_COLUMNS, of_lambda
+from reg.training import DivergenceError
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("reports/tiny/sweep/lambda.csv")
@@ -42,7 +43,7 @@ def test_an_interrupted_sweep_goes_on_and_a_diverged_training_has_no_numbers(
 ) -> None:
     monkeypatch.setattr(sweep, "LAMBDAS", (0.01, 1.0, 16.0))
     monkeypatch.setattr(sweep, "HELD", 3)
-    diverged = InputError("the loss is not finite")
+    diverged = DivergenceError("the loss is not finite")
     with monkeypatch.context() as patched:
         trained = count_trainings(patched, {1.0: KeyboardInterrupt()})
         assert call("--iterations", "1").exit_code != 0
