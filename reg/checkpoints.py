@@ -58,12 +58,13 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise InputError(
             f"{path.parent}: {path.name} cannot be written ({error.strerror}); mend that and run "
             "the same command: finished work is kept"
         ) from None
+    finally:  # also where Ctrl-C came in between
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

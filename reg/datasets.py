@@ -27,6 +27,7 @@ import skimage
 from PIL import Image
 from torch import Tensor
 
+from reg.checkpoints import write_whole
 from reg.console import progress, say
 from reg.dead_leaves import dead_leaves
 from reg.errors import InputError
@@ -170,6 +171,12 @@ def prepare(
         raise InputError(
             f"dead leaves of size {dead_leaves_size} are smaller than the training crop of {crop}: "
             "make them larger or the crop smaller"
+        )
+    reduced = sizes.get("train")
+    if reduced is not None and reduced < crop:
+        raise InputError(
+            f"training photographs reduced to {reduced} pixels are smaller than the training crop "
+            f"of {crop}: raise sizes.train or lower the crop"
         )
     smallest = {"train": crop, **{role: sizes.get(role) or MULTIPLE for role in ROLES[1:]}}
     measured = _measure_all(sources, smallest)
@@ -610,9 +617,8 @@ def _write_png(output: Path, name: str, role: str, label: str, pixels: Pixels) -
 
 
 def _write_manifest(path: Path, rows: Sequence[Row]) -> Path:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    pd.DataFrame(rows).to_csv(unfinished, index=False, lineterminator="\n")
-    os.replace(unfinished, path)
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_whole(path, text.encode())
     return path
 
 

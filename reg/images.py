@@ -1,6 +1,6 @@
 """Image files and float tensors: (1, 3, H, W), RGB, values in [0, 1]."""
 
-import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from reg.checkpoints import write_whole
 from reg.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
@@ -54,17 +55,13 @@ def write_image(path: Path, image: Tensor) -> None:
 
 
 def write_pixels(path: Path, pixels: Pixels) -> None:
-    """Write uint8 pixels of shape (H, W, 3) as an RGB PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write uint8 pixels of shape (H, W, 3) as an RGB PNG, whole or not at all.
+
+    Raises InputError if it cannot be written.
+    """
+    content = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
+    write_whole(path, content.getbuffer())
 
 
 def _decode(path: Path) -> Pixels | npt.NDArray[np.uint16]:

@@ -182,7 +182,7 @@ def test_interrupted_write_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"image\.png cannot be written \(No space left"):
         write_pixels(path, 255 - RGB)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
