@@ -5,7 +5,7 @@ Commands import what they need when they run: `reg --help` should not wait for t
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -171,6 +171,7 @@ def _described(network: "Network") -> str:
 
 # --- one's own photographs -----------------------------------------------------------------
 
+SEEDS = 2**63 - 1  # the greatest that torch's generators take
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -263,6 +264,8 @@ def restore(
             options["task"], options.get("kernel"), options["factor"], options.get("mask")
         )
         factor = degradation.factor or 1
+        if compare:
+            _must_differ(_comparison(target) for _, target in pairs)
         for path, target in pairs:  # before any work starts
             photo = photos.read_photo(path)
             height, width = photo.pixels.shape[:2]
@@ -305,7 +308,7 @@ def restore(
     "--known", type=float, help="Of inpaint, instead of --mask: percentage of the pixels that stay."
 )
 @click.option("--sigma", default="0", help="Noise level /255. [0]")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of noise and holes. [0]")
+@click.option("--seed", type=click.IntRange(0, SEEDS), default=0, help="Of noise and holes. [0]")
 def degrade(
     inputs: tuple[str, ...],
     output: Path,
@@ -332,10 +335,23 @@ def degrade(
         if known is not None and (mask is not None or task != "inpaint"):
             raise InputError("--known: is for inpaint without --mask; leave one of them out")
         drawn = {target: target.with_name(f"{target.stem}-mask.png") for _, target in pairs}
-        for path, target in pairs:
-            photos.check_format(target, photos.read_photo(path))
-            if known is not None and drawn[target].exists() and not force:
-                raise InputError(f"{drawn[target]}: exists; remove it, or use --force")
+        if known is not None:
+            _must_differ(drawn.values())
+        for path, target in pairs:  # before any work starts
+            photo = photos.read_photo(path)
+            photos.check_format(target, photo)
+            height, width = photo.pixels.shape[:2]
+            given = options.get("mask")
+            if known is not None:
+                given = restoration.random_mask(height, width, known, seed)
+                if drawn[target].exists() and not force:
+                    raise InputError(f"{drawn[target]}: exists; remove it, or use --force")
+            restoration.Degradation.of(
+                task,  # type: ignore[arg-type]
+                options.get("kernel"),
+                options["factor"],
+                given,
+            ).check_whole(height, width)
         for path, target in pairs:
             photo = photos.read_photo(path)
             if known is not None:
@@ -370,6 +386,15 @@ def _number(name: str, text: str) -> float:
 
 def _truth_of(path: Path, truth: Path) -> Path:
     return truth / path.name if truth.is_dir() else truth
+
+
+def _must_differ(targets: Iterable[Path]) -> None:
+    """InputError where two photographs, equal but for their suffixes, would share a file."""
+    seen: set[Path] = set()
+    for target in targets:
+        if target in seen:
+            raise InputError(f"{target}: would be written twice; rename one of the photographs")
+        seen.add(target)
 
 
 def _comparison(target: Path) -> Path:

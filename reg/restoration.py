@@ -147,6 +147,12 @@ class Degradation:
             None if mask is None else to_mask(mask),
         )
 
+    def check_whole(self, height: int, width: int) -> None:
+        """InputError if a scene of this size cannot be degraded; see `check_size`."""
+        if self.factor is not None and min(height, width) < self.factor:
+            raise InputError(f"image of {width}×{height} pixels: too small to reduce")
+        self.check_size(height, width)
+
     def check_size(self, height: int, width: int) -> None:
         """InputError if mask or kernel do not suit a photograph of this size."""
         if self.mask is not None and tuple(self.mask.shape) != (height, width):
@@ -190,7 +196,8 @@ def restore(
     ``sigma`` is the noise level in /255, the others' units being [0,1]; "auto" estimates it
     (Donoho & Johnstone 1994, by skimage). Default: auto, and 0 for ``inpaint``.
     ``weights`` is a folder; see `find_weights`. ``notify(done, total)`` is called after each
-    iteration. Raises InputError for what cannot be used.
+    iteration. Small images make the process keep the memory that it frees, which is faster
+    (`cpu.keep_freed_memory`). Raises InputError for what cannot be used.
     """
     degradation = Degradation.of(task, kernel, factor, mask)
     method = method or ("denoiser" if task == "denoise" else "pnp-gd")
@@ -202,12 +209,15 @@ def restore(
         raise InputError(f"iterations {iterations}: must be at least 1")
     if iterations is not None and method == "unrolled":
         raise InputError("iterations: an unrolled network has as many as it was trained with")
+    if iterations is not None and method == "denoiser":
+        raise InputError("iterations: a denoiser takes one pass; choose pnp-gd or admm for more")
     y, alpha = to_tensor(image)
     height, width = y.shape[-2:]
     degradation.check_size(height, width)
     check_memory(height, width, factor or 1)
     folder, noise = find_weights(weights), noise_level(y, task, sigma)
-    network = load(network_file(folder, method, degradation, noise))
+    file = network_file(folder, method, degradation, noise)
+    network = load(file, file.stat().st_mtime_ns if file.exists() else 0)
     if height * width * (factor or 1) ** 2 <= TILE**2:  # else it would be too much
         keep_freed_memory()
     with inference("auto", best_device()):
@@ -463,12 +473,15 @@ def find_weights(given: Path | None = None) -> Path:
         if not given.is_dir():
             raise InputError(f"{given}: no such folder of weights; correct --weights")
         return given
-    folders = [Path("weights/released"), Path(__file__).parents[1] / "weights" / "released"]
+    for released in (Path(), Path(__file__).parents[1]):
+        folder = released / "weights" / "released"
+        if any(folder.glob("**/*.safetensors")):
+            return folder
+    # Not before: any project may have a params.yaml of its own.
     if Path("params.yaml").exists():
         from reg.params import read_params  # its libraries take a while
 
-        folders.append(read_params().folder("models"))
-    for folder in folders:
+        folder = read_params().folder("models")
         if any(folder.glob("**/*.safetensors")):
             return folder
     raise InputError(
@@ -517,8 +530,11 @@ def _centred(kernel: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 @cache
-def load(path: Path) -> Callable[..., Tensor]:
-    """D, G or an unrolled network, by the file's name, ready for images of any size; read once."""
+def load(path: Path, written: int) -> Callable[..., Tensor]:
+    """D, G or an unrolled network, by the file's name, ready for images of any size.
+
+    It is read once; `written`, the time when it was, tells a file that was trained anew.
+    """
     if path.name == Path(DENOISER).name:
         return _ready(load_denoiser(path))
     if path.name == REGULARIZER:
@@ -700,7 +716,8 @@ def read_mask(path: Path) -> Array:
     pixels = read_photo(path).pixels
     try:
         colours = pixels.shape[2] - (pixels.shape[2] + 1) % 2  # without alpha
-        return to_mask(pixels[..., :colours].squeeze()).numpy()
+        mask = pixels[..., :colours]
+        return to_mask(mask[..., 0] if colours == 1 else mask).numpy()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -765,14 +782,12 @@ def degrade(
     degradation = Degradation.of(task, kernel, factor, mask)
     level = noise_level(torch.empty(0), task, sigma)
     x, alpha = to_tensor(image)
+    degradation.check_whole(*x.shape[-2:])
     if factor is not None:
         height, width = (side // factor * factor for side in x.shape[-2:])
-        if 0 in (height, width):
-            raise InputError(f"image of {x.shape[-1]}×{x.shape[-2]} pixels: too small to reduce")
         x = x[..., :height, :width]
         alpha = None if alpha is None else alpha[..., :height, :width]
     if degradation.mask is not None:
-        degradation.check_size(*x.shape[-2:])
         y = Inpainting(degradation.mask[None, None]).A(x)
     elif task == "denoise":
         y = x

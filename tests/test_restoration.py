@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from reg.restoration import (
     Measured,
     Tiled,
     degrade,
+    find_weights,
     load,
     network_file,
     noise_level,
@@ -406,7 +408,8 @@ def test_arrays_come_back_as_they_were(task: Any, shape: Any, dtype: Any, weight
     white = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
     image = (np.random.default_rng(0).random(shape) * white).astype(dtype)
     factor = 2 if task == "sr" else None
-    out = restore(image, task, factor=factor, sigma=5, weights=weights, iterations=1)
+    iterations = 1 if task == "sr" else None
+    out = restore(image, task, factor=factor, sigma=5, weights=weights, iterations=iterations)
     assert out.dtype == dtype
     scale = factor or 1
     assert out.shape == (40 * scale, 48 * scale, *shape[2:])
@@ -508,11 +511,42 @@ def test_a_network_of_another_kind_is_refused(tmp_path: Path, weights: Path) -> 
 
 
 def test_what_diverges_is_not_returned(weights: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(restoration, "load", lambda path: lambda x: torch.full_like(x, torch.nan))
+    monkeypatch.setattr(restoration, "load", lambda *_: lambda x: torch.full_like(x, torch.nan))
     with pytest.raises(InputError, match="deblur by pnp-gd: diverged"):
         restore(
             np.zeros((30, 30), np.uint8), "deblur", kernel="gaussian:1", sigma=1, weights=weights
         )
+
+
+def test_a_parameter_file_of_another_project_is_not_read(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("train: {epochs: 3}\n")
+    shutil.copytree(weights, "weights/released")
+    assert find_weights() == Path("weights/released")
+
+
+def test_a_network_that_was_trained_anew_is_read_anew(tmp_path: Path, weights: Path) -> None:
+    folder = shutil.copytree(weights, tmp_path / "mine")
+    before = restore(ASTRONAUT[:32, :32], "denoise", sigma=25, weights=folder)
+    network = Denoiser((2, 2, 2, 2), 1)
+    initialise(network, torch.Generator().manual_seed(9))
+    save_network(network, folder / "pretrain" / "denoiser.safetensors")
+    after = restore(ASTRONAUT[:32, :32], "denoise", sigma=25, weights=folder)
+    assert not np.array_equal(before, after)
+
+
+def test_a_denoiser_has_no_iterations(weights: Path) -> None:
+    with pytest.raises(InputError, match="one pass"):
+        restore(ASTRONAUT[:32, :32], "denoise", iterations=7, weights=weights)
+
+
+@pytest.mark.parametrize("sides", [(1, 36), (36, 1)])
+def test_a_mask_may_be_a_line(sides: tuple[int, int], tmp_path: Path) -> None:
+    mask = np.arange(36).reshape(sides) % 3 == 0
+    write_photo(tmp_path / "mask.png", Photo(mask[..., None].astype(np.uint8) * 255))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask)
 
 
 def test_masks_are_black_and_white_images(tmp_path: Path) -> None:
@@ -612,7 +646,7 @@ def test_degrade_then_restore(task: str, album: Path, weights: Path) -> None:
     assert (made.exit_code, made.stderr, made.stdout) == (0, "", "y.png\n")
     restored = call(
         "restore", "y.png", "-o", "x.png", "--task", task, *TASKS[task], "--weights", weights,
-        "--iterations", 2, "--truth", "album/a.png", "--compare",
+        *(() if task == "denoise" else ("--iterations", 2)), "--truth", "album/a.png", "--compare",
     )  # fmt: skip
     assert (restored.exit_code, restored.stderr) == (0, "")
     assert restored.stdout.startswith("x.png: ")
@@ -847,3 +881,29 @@ def test_the_package_has_the_function() -> None:
     assert reg.restore is restore
     with pytest.raises(AttributeError, match="nothing"):
         _ = reg.nothing
+
+
+def test_photographs_of_equal_names_do_not_share_a_mask_or_a_comparison(album: Path) -> None:
+    Image.open(album / "a.png").convert("RGB").save(album / "a.jpg")
+    both = ("album/a.png", "album/a.jpg", "-o", "out", "--task")
+    for result in (
+        call("degrade", *both, "inpaint", "--known", 30),
+        call("restore", *both, "denoise", "--sigma", 5, "--compare"),
+    ):
+        assert_one_line_of_error(result, "would be written twice")
+    assert not any(Path("out").glob("*"))
+
+
+def test_no_photograph_is_degraded_before_all_are_checked(album: Path) -> None:
+    Image.fromarray(np.zeros((1, 40, 3), np.uint8)).save(album / "z.png")
+    whole = ("album/a.png", "album/z.png", "-o", "out", "--task")
+    assert_one_line_of_error(call("degrade", *whole, "sr", "--factor", 2), "too small to reduce")
+    assert_one_line_of_error(
+        call("degrade", *whole, "deblur", "--kernel", "gaussian:1"), "larger than the image"
+    )
+    assert not any(Path("out").glob("*"))
+
+
+def test_a_seed_that_no_generator_takes_is_one_line(album: Path) -> None:
+    given = ("album/a.png", "-o", "y.png", "--task", "denoise", "--seed", 2**70)
+    assert_one_line_of_error(call("degrade", *given), "--seed")
