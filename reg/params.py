@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from reg.datasets import CACHE, MEMORY_MB
 from reg.errors import InputError
-from reg.methods import method_named
+from reg.methods import canonical, method_named
 from reg.networks import Form, Precision
 from reg.problems import parse_task
 from reg.training import Recipe
@@ -48,6 +48,8 @@ def _check_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(map(canonical, names))) < len(names):
+        raise ValueError("a method is listed twice; list it once")
     for name in names:
         method_named(name)
     return names
@@ -57,6 +59,12 @@ def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if list(seeds) != sorted(set(seeds)):
         raise ValueError("seeds must ascend, each listed once; the first is the main one")
     return seeds
+
+
+def _check_radii(radii: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < radii[0] < radii[1]:
+        raise ValueError("must ascend from a least radius above 0 to the greatest")
+    return radii
 
 
 def _check_sigmas(sigmas: tuple[float, ...]) -> tuple[float, ...]:
@@ -71,7 +79,9 @@ Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_check_seeds)
 ]
 Sigmas = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_check_sigmas)
+    tuple[Annotated[float, Field(ge=0.01, le=255)], ...],
+    Field(min_length=1),
+    AfterValidator(_check_sigmas),
 ]
 
 
@@ -92,7 +102,7 @@ class DeadLeaves(Section):
 
     count: int = Field(ge=0)
     size: int = Field(ge=64)
-    radii: tuple[float, float]
+    radii: Annotated[tuple[float, float], AfterValidator(_check_radii)]
 
 
 class Sizes(Section):
@@ -116,12 +126,8 @@ class Prepare(Section):
 
 
 class Pretrain(Recipe):
-    """Stage `pretrain`; with `weights`, that file is imported and nothing is trained.
+    """Stage `pretrain`; a denoiser in weights/<profile>/pretrain is imported, not trained."""
 
-    Without, a file in weights/<profile>/pretrain is.
-    """
-
-    weights: str = ""
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     blocks: int = Field(gt=0)
 
@@ -287,6 +293,14 @@ class FinetuneUnrolled(Recipe):
         del record["every"], record["keep_every"]
         return record
 
+    @model_validator(mode="after")
+    def _crops_suit_the_tasks(self) -> Self:
+        for name in self.tasks:
+            factor = parse_task(name).factor
+            if self.crop % factor:
+                raise ValueError(f"crop must be a multiple of {factor}, as {name} is among tasks")
+        return self
+
 
 class Profile(Section):
     """One scale of the whole pipeline: a section per stage."""
@@ -310,7 +324,7 @@ class Params(Section):
 
     profile: str
     lambda_: float | None = Field(default=None, alias="lambda", ge=0)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**62)  # what is added to it must leave 63 bits
     data: Data
     profiles: dict[str, Profile]
 

@@ -1,4 +1,7 @@
-"""Stage `pretrain`: the bias-free DRUNet denoiser, trained or imported."""
+"""Stage `pretrain`: the bias-free DRUNet denoiser.
+
+A file in weights/<profile>/pretrain/ is imported instead.
+"""
 
 from pathlib import Path
 
@@ -22,19 +25,11 @@ from reg.stage import run
 from reg.training import no_log, seeded, train
 
 
-def given(params: Params) -> Path | None:
-    """The weights file to import: what `weights` names, else what lies in weights/<profile>/."""
-    if params.active.pretrain.weights:
-        return Path(params.active.pretrain.weights)
-    found = given_weights(params.folder("weights", "pretrain"), "denoiser.safetensors")
-    return found[0] if found else None
-
-
-def start(params: Params, weights: Path | None) -> Denoiser:
-    """The denoiser of the given weights file, else one with random weights."""
+def start(params: Params, weights: list[Path]) -> Denoiser:
+    """The denoiser of the given file, else one with random weights."""
     recipe = params.active.pretrain
     if weights:
-        return load_denoiser(weights, recipe.channels, recipe.blocks)
+        return load_denoiser(weights[0], recipe.channels, recipe.blocks)
     denoiser = Denoiser(recipe.channels, recipe.blocks)
     initialise(denoiser, seeded(params.seed))
     return denoiser
@@ -45,15 +40,15 @@ def work(params: Params) -> Path:
     recipe, manifest = params.active.pretrain, params.folder("data", "prepare", "manifest.csv")
     models, results = params.folder("models", "pretrain"), params.folder("results", "pretrain")
     key = fingerprint("pretrain", params.seed, recipe.record(), files=[manifest])
-    weights = given(params)
+    weights = given_weights(params.folder("weights", "pretrain"), "denoiser.safetensors")
     denoiser = start(params, weights)
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
     )
     training = recipe.record()
     if weights:
-        say(f"  D is imported from {weights}, not trained")
-        training = imported_from(weights)
+        say(f"  D is imported from {weights[0]}, not trained")
+        training = imported_from(weights[0])
         log = no_log(validate)
     else:
         images = load_training_arrays(manifest, params.data.memory_mb, params.data.cache)

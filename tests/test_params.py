@@ -221,6 +221,9 @@ def test_a_missing_section_is_named(raw: Raw, file: Path) -> None:
         ("evaluate_denoising.sigmas", [], "at least 1"),
         ("evaluate_denoising.sigmas", [15, 25, 15.0], "list it once"),
         ("evaluate_restoration.tolerance", float("nan"), ""),
+        ("evaluate_restoration.methods", ["pnp-gd", "red", "pnp-gd@updated"], "list it once"),
+        ("prepare.dead_leaves.radii", [30.0, 3.0], "must ascend"),
+        ("seed", 2**62, "less than"),
         ("accelerate.tasks", [], "at least 1"),
         ("accelerate.short", 0, "greater than or equal to 1"),
         ("accelerate.crop", 50, "multiple of 12"),
@@ -245,6 +248,21 @@ def test_a_bad_value_is_named_with_its_mend(
     full = f"profiles.tiny.{key}" if "." in key else key
     assert message.startswith(f"{full} = {value!r}: ")
     assert mend in message
+
+
+def test_a_noise_level_that_no_task_name_can_hold_is_named(raw: Raw, file: Path) -> None:
+    with pytest.raises(InputError):
+        read(with_value(raw, "evaluate_denoising.sigmas", [15, 1e-5]), file)
+    assert "evaluate_denoising.sigmas.1 = 1e-05: " in refused(file)
+
+
+def test_crops_must_suit_the_factor_of_a_task(raw: Raw, file: Path) -> None:
+    tasks = with_value(raw, "finetune_unrolled.tasks", ["deblur-k5-2.55", "sr-x3-2.55"])
+    with pytest.raises(InputError):
+        read(tasks, file)
+    message = refused(file)
+    assert message.startswith("profiles.tiny.finetune_unrolled: crop must be a multiple of 3")
+    assert read(with_value(tasks, "finetune_unrolled.crop", 24), file)
 
 
 @pytest.mark.parametrize("channels", [[4, 4, 8], [4, 4, 8, 0], [4, -4, 8, 8], [4, 4, 8, "8x"]])
