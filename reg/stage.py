@@ -2,8 +2,9 @@
 
 import json
 import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
     peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     account(params, name, seconds, peak_memory_mb)
     say(f"[{name}] done in {seconds} s, peak memory {peak_memory_mb} MB: {output}")
+
+
+def part(stage: str, known: Sequence[str]) -> str:
+    """Which part of a stage the command line names, as `updated`; one line unless it is known."""
+    given = sys.argv[1:]
+    if len(given) != 1 or given[0] not in known:
+        fail(InputError(f"{stage} {' '.join(given)}: must be followed by {' or '.join(known)}"))
+    return given[0]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Stage `finetune_unrolled`: K unrolled gradient steps around one G, from one of four starts."""
 
-import sys
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from reg.checkpoints import fingerprint, forget
 from reg.datasets import load_images, load_training_arrays
@@ -18,7 +17,7 @@ from reg.finetuning import (
     untrained,
 )
 from reg.params import Params
-from reg.stage import run
+from reg.stage import part, run
 from reg.unrolled import save_unrolled
 
 
@@ -66,5 +65,5 @@ def work(params: Params, start: Start) -> Path:
 
 
 if __name__ == "__main__":
-    start = cast(Start, sys.argv[1])
+    start = cast(Start, part("finetune_unrolled", get_args(Start)))
     run(f"finetune_unrolled@{start}", lambda params: work(params, start))

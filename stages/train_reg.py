@@ -4,7 +4,6 @@ Each arm is trained once per training seed. Where weights/<profile>/train_reg/ h
 they are the arm `updated`, of the first seed.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from reg.errors import InputError
 from reg.evaluation import denoising_validation, write_table
 from reg.images import Pixels
 from reg.losses import RegObjective
+from reg.methods import ARMS
 from reg.networks import (
     Denoiser,
     Regularizer,
@@ -29,7 +29,7 @@ from reg.networks import (
 from reg.params import Params
 from reg.patches import Patches
 from reg.processes import leave_it_to_the_first_process
-from reg.stage import run
+from reg.stage import part, run
 from reg.training import no_log, seeded, train
 
 FILES = ("denoiser.safetensors", "regularizer.safetensors")
@@ -116,5 +116,5 @@ def work(params: Params, arm: str) -> Path:
 
 
 if __name__ == "__main__":
-    arm = sys.argv[1]
+    arm = part("train_reg", ARMS["regularizers"])
     run(f"train_reg@{arm}", lambda params: work(params, arm))

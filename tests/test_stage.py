@@ -17,7 +17,7 @@ from reg.gradient_step import GradientStepDenoiser, save_gradient_step
 from reg.images import write_image
 from reg.networks import Denoiser, Network, Regularizer, initialise, save_network
 from reg.params import Params, read_params
-from reg.stage import inputs, run
+from reg.stage import inputs, part, run
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 CHANNELS = (2, 2, 2, 2)
@@ -232,3 +232,17 @@ def test_the_key_does_not_change_with_what_does_not_matter(tiny: Params) -> None
     key = inputs(tiny, "tune", "validation", tuned=False).key
     write_tuned({})
     assert inputs(tiny, "tune", "validation", tuned=False).key == key
+
+
+@pytest.mark.parametrize("given", [[], ["update"], ["updated", "fixed"]])
+def test_a_part_of_a_stage_that_is_unknown_is_one_line(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_reg", *given])
+    with pytest.raises(SystemExit) as caught:
+        part("train_reg", ("updated", "fixed"))
+    assert caught.value.code == 2
+    expected = f"error: train_reg {' '.join(given)}: must be followed by updated or fixed\n"
+    assert capsys.readouterr().err == expected
+    monkeypatch.setattr("sys.argv", ["train_reg", "fixed"])
+    assert part("train_reg", ("updated", "fixed")) == "fixed"
