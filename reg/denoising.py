@@ -48,7 +48,8 @@ def measure_denoising(
     `psnr_unclipped`, in dB.
     """
     device = next(iter(networks.values())).device
-    parts = [(f"denoise-{sigma:g}", *part) for sigma in sigmas for part in batches(images)]
+    held = list(batches(images))
+    parts = [(f"denoise-{sigma:g}", *part) for sigma in sigmas for part in held]
     rows: list[Row] = []
     with progress("batches", len(parts)) as shown:
         for task, names, batch in parts:

@@ -100,12 +100,15 @@ def evaluate(
         # Batches differ in size between devices, and a run may go on on another one.
         return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
 
-    device = networks[first].device
-    parts = [(job, names, batch) for job in jobs for names, batch in batches(images, device)]
+    held = list(batches(images, networks[first].device))  # once for all jobs: each is a copy
+    parts = [(job, *batch) for job in jobs for batch in held]
     cells = [cell(*part) for part in parts]
     finish_share(key, dict(cells))
     if not first_process():
         return long_table([])
+    for task in dict.fromkeys(job.task for job in jobs if job.task in keep):
+        for image_name, image in shown.items():
+            write_image(pictures / task / "truth" / f"{image_name}.png", image)
     rows: list[Row] = []
     with progress("cells", len(parts)) as bar:
         for (job, names, _), (name, compute) in zip(parts, cells, strict=True):
@@ -118,9 +121,7 @@ def evaluate(
                 measured = {"psnr": curves["psnr"][-1].tolist(), **measured}
             rows += final_rows(job.task, job.method, training_seed, names, iterations, measured)
             for image_name, image in state["pictures"].items():
-                folder = pictures / job.task
-                write_image(folder / job.method / f"{image_name}.png", image[None])
-                write_image(folder / "truth" / f"{image_name}.png", images[image_name])
+                write_image(pictures / job.task / job.method / f"{image_name}.png", image[None])
             bar.step(f"{job.task} {job.method} {curves['psnr'][-1].mean():.2f} dB")
     return long_table(rows)
 
@@ -146,7 +147,8 @@ def measure_starts(
     No training took part in them; they stand under `training_seed`, the first one. Finished cells
     and several processes are as in `evaluate`.
     """
-    parts = [(task, names, batch) for task in tasks for names, batch in batches(images)]
+    held = list(batches(images))
+    parts = [(task, *batch) for task in tasks for batch in held]
 
     def cell(task: str, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
         def compute() -> State:
@@ -306,16 +308,24 @@ def device_of(work: object) -> torch.device:
 
 
 def restoration_validation(
-    restore: Restore, task: str, images: Mapping[str, Tensor], seed: int, precision: Precision
+    restore: Restore,
+    task: str,
+    images: Mapping[str, Tensor],
+    seed: int,
+    precision: Precision,
+    device: torch.device | None = None,
 ) -> Callable[[], dict[str, float]]:
-    """A function that measures the mean PSNR of `restore` for a task on fixed images."""
+    """A function that measures the mean PSNR of `restore` for a task on fixed images.
+
+    They lie on `device`; None takes that of the weights of `restore`.
+    """
 
     def validate() -> dict[str, float]:
-        device = device_of(restore)
+        place = device_of(restore) if device is None else device
         problems = [
-            make_problem(task, batch.to(device), names, seed) for names, batch in batches(images)
+            make_problem(task, batch.to(place), names, seed) for names, batch in batches(images)
         ]
-        with inference(precision, device):
+        with inference(precision, place):
             levels = [psnr(restore(problem), problem.truth).cpu() for problem in problems]
         return {"psnr": torch.cat(levels).mean().item()}
 

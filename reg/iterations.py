@@ -92,7 +92,7 @@ def descend(
     slope: Gradient,
     step: float,
     descent: Descent,
-    bounds: tuple[float, float] = UNBOUNDED,
+    bounds: tuple[float, float],
 ) -> Iterator[Tensor]:
     """Follow g = ∇f + s from the problem's start, s being the slope of a regularizer.
 

@@ -10,7 +10,6 @@ sums of its rows.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +20,6 @@ SIGMA_MAX = 50 / 255
 BANDS = 5  # of equal width, in which losses are logged
 
 Generators = Sequence[torch.Generator]
-
-
-class Objective(Protocol):
-    """What `reg.training.train` minimises."""
-
-    def __call__(
-        self, clean: Tensor, iteration: int, generators: Generators
-    ) -> dict[str, Tensor]: ...
 
 
 def draw_sigma(generators: Generators) -> Tensor:

@@ -275,8 +275,8 @@ def _gd(
     return Method("regularizers", partial(_pnp_gd, descent=descent, bounds=bounds), begin)
 
 
-# `pnp-gd` is the method; the other three follow the same gradient to the same fixed points by
-# other schedules, that of the paper's equation and that of the official code among them, which
+# `pnp-gd` is the method; the other three follow the same gradient by other schedules, to the same
+# fixed points where these lie within [0,1]. Those of the paper's equation and of the official code
 # are run as published, without bounds.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(

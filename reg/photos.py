@@ -39,7 +39,6 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by PNG's colour type
 # First column and row, and steps, of the seven passes of an interlaced PNG.

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def scorer(
         if kind == "regularizer":
             regularizer = for_inference(load_regularizer(file), device)
             return restoration_validation(
-                lambda problem: descend(regularizer, problem), task, crops, SEED, "fp32"
+                partial(descend, regularizer), task, crops, SEED, "fp32", device
             )()
         load = load_denoiser if kind == "denoiser" else load_gradient_step
         return denoising_validation(for_inference(load(file), device), images, SEED, "fp32")()
