@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,7 +32,8 @@ from reg.networks import (
     load_regularizer,
     read_metadata,
 )
-from reg.problems import Problem
+from reg.operators import GAUSSIAN_KERNELS
+from reg.problems import Problem, parse_task, task_label
 from reg.restoration import DENOISER, ITERATIONS, REGULARIZER, TOLERANCE, UNROLLED, parameters_of
 from reg.unrolled import load_unrolled
 
@@ -48,6 +49,7 @@ METHODS = {
     "start": "degraded",
     "pnp-gd": "PnP-GD with ReG",
     "pnp-admm": "PnP-ADMM",
+    "pnp-hqs": "PnP-HQS",
     "gs-pnp": "GS-PnP",
     "unrolled-reg": "unrolled",
 }
@@ -61,8 +63,16 @@ KINDS = {
 TEMPLATE = """\
 # Released weights
 
-Networks of profile `{{ profile }}`, which `reg restore` takes by default. This page and the files
-are written by `reg weights release --profile {{ profile }}`; every number is computed.
+Networks of profile `{{ profile }}`, which `reg restore` takes by default:
+
+```sh
+reg restore in.png -o out.png --task deblur --kernel gaussian:1.6 --sigma 2.55   # G, by PnP-GD
+reg restore in.png -o out.png --task deblur --kernel gaussian:1.6 --sigma 2.55 --method admm   # D
+reg weights export weights/released/pretrain/denoiser.safetensors --format onnx -o D.onnx
+```
+
+This page and the files are written by `reg weights release --profile {{ profile }}`; every number
+is computed.
 
 ## Files
 
@@ -74,10 +84,10 @@ are written by `reg weights release --profile {{ profile }}`; every number is co
 {{ "%.4f" | format(f.cost | round(4) + 0) }} |
 {% endfor %}
 Validation: mean PSNR over {{ counts.validation }} held-back images, as the files are stored.
-Denoisers at a noise of 15, 25 and 50 /255; G by PnP-GD, {{ task }}, and unrolled networks by their
-own task, on the central {{ crop }}² pixels. Computed in float32, where rounding shows most; a file
-whose rounding costs {{ most }} dB or more stays in float32. `chosen.json` holds the parameters
-tuned for these networks, by task and method.
+Denoisers at a noise of 15, 25 and 50 /255; G by PnP-GD, {{ label(task) }}, and unrolled networks
+by their own task, on the central {{ crop }}² pixels. Computed in float32, where rounding shows
+most; a file whose rounding costs {{ most }} dB or more stays in float32. `chosen.json` holds the
+parameters tuned for these networks, by task and method.
 
 | file | sha256 |
 |---|---|
@@ -102,23 +112,29 @@ and value not in ("", none) -%}
 {% endfor %}
 ## Measured
 
-Mean PSNR in dB of the unrounded networks over the test images.
+Mean PSNR in dB of the unrounded networks over the test images, last iterates. Those of the
+denoisers alone, beside published ones, SSIM and intervals are in the report of the profile,
+`reports/{{ profile }}/`.
 {% for name, table in measured.items() %}
 {{ name }}:
 
 | task |{% for method in table.columns %} {{ methods[method] }} |{% endfor %}
 |---|{% for method in table.columns %}--:|{% endfor %}
 {% for task, row in table.iterrows() -%}
-| {{ task }} |{% for value in row %} {{ "–" if value != value else "%.2f" | format(value) }} |\
-{% endfor %}
+| {{ label(task) }} |{% for value in row %} {{ decibels(value) }} |{% endfor %}
 {% endfor %}
 {%- endfor %}
+{%- if kernels %}
+{{ kernels }}; σₙ is the noise, /255.
+{% endif %}
 ## Licence and limits
 
 The files are under the licence of this repository (MIT). The photographs keep their own licences
 and are not in the files; where a data set may be used for research only, ask its owners before you
 use networks that were trained on it for anything else.
 
+- An unrolled network takes a few passes where PnP-GD takes dozens, and is behind it where the
+  tables above have both; it suits the kernel or factor that it was trained for.
 - Trained on clean colour photographs with white Gaussian noise of up to 50/255. The noise of
   cameras and the traces of JPEG are neither white nor Gaussian.
 - The blur, the factor or the mask must be known; an error in them shows as ringing or false detail.
@@ -273,6 +289,7 @@ def model_card(
         if path.is_file()
     }
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    found = measured(results, of_image)
     return environment.from_string(TEMPLATE).render(
         profile=profile,
         files=files,
@@ -284,8 +301,22 @@ def model_card(
         counts={role: len(rows) for role, rows in manifest.groupby("role", sort=False)},
         sets={role: ", ".join(found.unique()) for role, found in sets.groupby(manifest["role"])},
         methods=METHODS,
-        measured=measured(results, of_image),
+        measured=found,
+        label=lambda name: task_label(parse_task(name)),
+        decibels=lambda value: "–" if value != value else f"{value:.2f}",
+        kernels=kernels_say([task for table in found.values() for task in table.index]),
     )
+
+
+def kernels_say(tasks: Sequence[str]) -> str:
+    """The Gaussian kernels of tasks in a sentence without its full stop: widths and direction."""
+    said = {}
+    for kernel in sorted({parse_task(task).kernel for task in tasks} & GAUSSIAN_KERNELS.keys()):
+        (along, across), angle = GAUSSIAN_KERNELS[kernel]
+        wide = f"{along:.1f} × {across:.1f} pixels at {angle:g}°"
+        said[kernel] = f"{along:.1f} pixels" if along == across else wide
+    widths = ", ".join(f"{kernel} {text}" for kernel, text in said.items())
+    return f"Standard deviations of the blurs: {widths}" if said else ""
 
 
 def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
@@ -311,7 +342,7 @@ def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
             same = part[part["image"].isin(of) & part["method"].map(images.ge(of))]
             tasks = same.loc[same["method"].map(images.eq(of)), "task"].unique()
             means = same.groupby(["task", "method"])["value"].mean().unstack()
-            found[f"{name}, {len(of)} images"] = means.loc[
+            found[f"{name}, {len(of)} image{'s' if len(of) > 1 else ''}"] = means.loc[
                 sorted(tasks), [method for method in METHODS if method in means]
             ]
     return found

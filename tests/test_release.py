@@ -21,7 +21,7 @@ from reg.networks import (
     save_network,
 )
 from reg.photos import Photo, write_photo
-from reg.release import MOST, RELEASED, measured, release, store
+from reg.release import MOST, RELEASED, kernels_say, measured, release, store
 from reg.restoration import DENOISER, find_weights, parameters_of
 from reg.training import seeded
 from reg.unrolled import Unrolled, load_unrolled, save_unrolled
@@ -167,7 +167,7 @@ def test_a_score_that_is_no_number_keeps_the_weights() -> None:
 
 def test_means_are_of_one_set_of_images_each() -> None:
     tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
-    assert list(tables) == ["bsd, 2 images", "set5, 1 images"]
+    assert list(tables) == ["bsd, 2 images", "set5, 1 image"]
     bsd = tables["bsd, 2 images"]
     assert list(bsd.columns) == ["start", "pnp-gd"]  # RED needs none of the files
     assert bsd.loc["deblur-k5-2.55"].tolist() == [21.0, 30.5]
@@ -182,9 +182,9 @@ def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
         "task,method,seed,image,iteration,metric,value\ndeblur-k5-2.55,unrolled-reg,2,b,4,psnr,29\n"
     )
     tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
-    assert list(tables) == ["bsd, 2 images", "bsd, 1 images", "set5, 1 images"]
+    assert list(tables) == ["bsd, 2 images", "bsd, 1 image", "set5, 1 image"]
     assert list(tables["bsd, 2 images"].columns) == ["start", "pnp-gd"]
-    part = tables["bsd, 1 images"]
+    part = tables["bsd, 1 image"]
     assert list(part.columns) == ["start", "pnp-gd", "unrolled-reg"]
     assert part.loc["deblur-k5-2.55"].tolist() == [22.0, 31.0, 29.0]  # of b alone
     assert list(part.index) == ["deblur-k5-2.55"]
@@ -228,3 +228,9 @@ def test_the_command_says_what_it_wrote() -> None:
     result = CliRunner().invoke(main, ["weights", "release", "--profile", "mine"])
     assert result.exit_code == 0
     assert f"{RELEASED / DENOISER}: float16, 0.0 MB" in result.stdout
+
+
+def test_the_card_says_what_the_blurs_are() -> None:
+    said = kernels_say(["sr-x2-2.55", "deblur-k5-2.55", "deblur-k3-2.55", "deblur-k5-7.65"])
+    assert said == "Standard deviations of the blurs: k3 2.0 pixels, k5 3.0 × 1.2 pixels at 144°"
+    assert kernels_say(["inpaint-20"]) == ""
