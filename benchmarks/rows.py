@@ -17,6 +17,25 @@ import numpy as np
 from reg.provenance import machine
 
 OUTPUT = Path("reports/benchmarks/benchmarks.json")
+PAGE = """\
+# Benchmarks
+
+Ratios of two measurements in turn within one run: the median, in brackets the quartiles. A target
+is what we set out to reach; ✓ reached, ✗ not. Written by the commands in `benchmarks/`, from
+[benchmarks.json](benchmarks.json), which names each machine in full.
+{tables}
+## Ways to train G
+
+![Validation PSNR of PnP-GD by recipe, minus that of the reference](recipes.png)
+
+Each row is one way to train G, at equal compute: as many pixels of crops as 300 iterations of 16
+crops of 64², from the same pre-trained D. The reference is a plain G = s·N(x), N from random
+weights, with s = 20, λ = 1 and rate 2.5e-3; each row says what it changes. "residual, from D" is
+G = s·(x − N(x)) with N from D's weights, by which it begins as the gradient of RED. Shown is the
+PSNR of PnP-GD on the validation images, its two parameters tuned for each row, minus that of the
+reference; a mark at the left edge lies beyond it, its value is in [recipes.csv](recipes.csv). One
+training seed. By `python -m benchmarks.recipes`.
+"""
 Row = dict[str, Any]
 
 
@@ -51,3 +70,29 @@ def save(rows: Sequence[Row], path: Path = OUTPUT) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(list(merged.values()), indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+    page = PAGE.format(tables=_tables(list(merged.values())))
+    path.with_name("README.md").write_text(page, encoding="utf-8")
+
+
+def _tables(rows: Sequence[Row]) -> str:
+    """A table of names, targets and ratios for each machine, in Markdown."""
+    machines = {json.dumps(each["machine"]): each["machine"] for each in rows}
+    lines = []
+    for key, named in machines.items():
+        devices = ", ".join([named["cpu"], f"{named['cores']} cores", *named["gpus"]])
+        lines += ["", f"## {devices}", "", "| quantity | target | ratio | |", "|---|--:|--:|---|"]
+        for each in rows:
+            if json.dumps(each["machine"]) == key:
+                spread = f" [{each['low']:g}, {each['high']:g}]"
+                ratio = f"{each['ratio']:g}{spread if each['low'] < each['high'] else ''}"
+                target = each["target"] if each["target"][0] in "≤≥" else "–"
+                lines.append(f"| {each['name']} | {target} | {ratio} | {_met(each)} |")
+    return "\n".join([*lines, ""])
+
+
+def _met(of: Row) -> str:
+    """Whether a row is at its target, as `≥ 3`; nothing where it has none."""
+    side, _, bound = of["target"].partition(" ")
+    if side not in ("≤", "≥"):
+        return ""
+    return "✓" if (of["ratio"] <= float(bound)) == (side == "≤") else "✗"
