@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from reg.checkpoints import CHECKPOINTS, State, finished_cell
-from reg.console import first_process
+from reg.console import first_process, progress
 from reg.errors import InputError
 
 PATIENCE = 20.0  # seconds that the others give the first process to begin
@@ -42,12 +42,19 @@ def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
     rank, count = place()
     if count == 1:
         return
-    folder = CHECKPOINTS / key
     if rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        (CHECKPOINTS / key).mkdir(parents=True, exist_ok=True)
     else:
-        _await(folder)
-    for wait in (False, True) if rank == 0 else (False,):
+        _await(CHECKPOINTS / key)
+    _take(key, cells, "cells", wait=False)
+    if rank == 0:
+        _take(key, cells, "cells of others", wait=True)
+
+
+def _take(key: str, cells: Mapping[str, Callable[[], State]], title: str, wait: bool) -> None:
+    """Finish every cell that is free, or, with `wait`, that is missing once it is free."""
+    folder = CHECKPOINTS / key
+    with progress(title, len(cells)) as shown:
         for name, compute in cells.items():
             try:
                 lock = (folder / f"{name}.lock").open("a")
@@ -56,6 +63,7 @@ def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
             with lock:
                 if _locked(lock, wait) and not (folder / f"{name}.pt").exists():
                     finished_cell(key, name, compute)
+            shown.step(name)
 
 
 def _await(folder: Path) -> None:
