@@ -20,6 +20,7 @@ from reg.report.document import compile_document, document_latex
 from reg.report.figures import save_figure
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.report.tables import Cell, Sheet, to_latex
+from reg.report.words import WORDS
 
 ROOT = Path(__file__).parents[1]
 STYLES = ("siunitx.sty", "lmodern.sty", "microtype.sty")  # one of each package of Debian
@@ -49,6 +50,7 @@ CLAIM: dict[str, Any] = {
     "verdict": "not reproduced",
     "statistic": "PSNR of PnP-ReG minus that of the rival",
     "rule": "reproduced if the 95 % interval lies above 0",
+    "rule_changed": "",
     "caution": "only 4 images: the interval is too narrow",
     "evidence": {
         "files": ["results/tiny/evaluate_restoration/table.csv"],
@@ -65,6 +67,7 @@ OTHER = {
     "interval": None,
     "images": 1,
     "verdict": "reproduced",
+    "rule_changed": "it had no bound of 1e-13",
     "caution": "",
 }
 SPECIAL = "σₙ ≤ 2.55, ‖Aᵀ(Ax − y)‖ × λ ± 1 → φ, 20 %, D_σ & {#1} $5 ~ ^ \\ <a|b> “é” 中 √2…"
@@ -91,6 +94,16 @@ KINDS = Sheet(
 )  # fmt: skip
 
 
+BESIDE = Sheet(
+    "paper",
+    "Beside the paper.",
+    ("What", "Here", "Paper"),
+    (("", ((Cell("Crops"), Cell("16 × 64²"), Cell("not stated")),)),),
+    pd.DataFrame(),
+    text_columns=3,
+)
+
+
 def wide(columns: int) -> Sheet:
     """A table with intervals in many columns."""
     row = (Cell("RED"), *[Cell("26.74", 0, "[-10.36, +10.06]")] * columns)
@@ -115,6 +128,7 @@ def write(
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True)
     save_figure(draw, folder / "figures" / "line")
+    (folder / "tables" / "paper.tex").write_text(to_latex(BESIDE))
     for sheet in sheets:
         (folder / "tables" / f"{sheet.name}.tex").write_text(to_latex(sheet))
         with_intervals = to_latex(sheet, intervals=True)
@@ -131,13 +145,18 @@ def write(
             claims,
             [FigureEntry("line", "A line", SPECIAL, ("results/a_b/*",), ("stage@a",), says)],
             [TableEntry(s.name, s, ("results/x.csv",), ("stage@a",)) for s in sheets],
-            [Weights("models/tiny/pretrain/denoiser.safetensors", "4.3", "0123456789abcdef" * 4)],
+            [
+                Weights(f"models/tiny/{folder}/denoiser.safetensors", "4.3", "0123456789abcdef" * 4)
+                for folder in ("pretrain", "train_reg/fixed/0")
+            ],
             restoration=pd.DataFrame(rows, columns=COLUMNS),
             manifest=Path("manifest.csv"),
             parameters={
                 "all stages": {"seed": 1, "lambda": None},
                 "pretrain": {"channels": [16, 32], "sizes": {"test": 0.5}, "compile": True},
             },
+            paper=TableEntry("Beside the paper", BESIDE, (), ("report",)),
+            again="Set `profile: tiny` anew.",
         )
     source = folder / "report.tex"
     source.write_text(text, encoding="utf-8")
@@ -164,8 +183,10 @@ def test_numbers_are_those_of_the_ledger(text: str) -> None:
 
 def test_the_abstract_counts_what_was_run(text: str) -> None:
     abstract = " ".join(text.split("{abstract}")[1].split())
-    assert "1 networks were trained or imported (training seeds 0, 1)" in abstract
-    assert "2 methods were compared in 1 restoration tasks on 4 test images" in abstract
+    # Two files of the same weights are one network.
+    assert "weights of 1 network are behind this document (training seeds 0, 1)" in abstract
+    assert "2 methods were compared in 1 restoration task on 4 test images" in abstract
+    assert "written before the first result; where one was changed afterwards" in abstract
     assert abstract.count("Only 4 images") == 1
 
 
@@ -176,6 +197,19 @@ def test_figures_stand_with_their_tables_settings_and_hashes(text: str) -> None:
     assert r"\texttt{channels}~16, 32; \texttt{sizes.\allowbreak{}test}~0.5" in text
     assert r"\texttt{seed}~1; \texttt{lambda}~null" in text
     assert r"\texttt{compile}~true" in text
+
+
+def test_a_rule_that_was_changed_says_so(text: str) -> None:
+    said = re.findall(r"\\emph\{Changed after results were seen\.\} (.*)", text)
+    assert said == [r"It had no bound of $10^{-13}$."]
+
+
+def test_words_and_the_way_to_make_it_stand_at_the_end(text: str) -> None:
+    words, _, again = text.partition("\\section{Words}")[2].partition("\\section{How to make")
+    assert words.count("\\item ") == len(WORDS)
+    assert r"\item \textbf{D, the denoiser:} a network" in words
+    assert r"Set \texttt{profile: tiny} anew." in again
+    assert text.index("\\end{longtable}") < text.index("\\input{tables/paper}\n")
 
 
 def test_what_tex_would_read_is_escaped(text: str) -> None:

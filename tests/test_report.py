@@ -11,6 +11,7 @@ import sys
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +26,8 @@ from reg.denoising import COST_COLUMNS, published
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels
+from reg.networks import Denoiser, Regularizer, save_network
+from reg.params import read_params
 from reg.report import _named, figures, findings, make_report, tables, unrolled
 from reg.report.unrolled import LOG_COLUMNS, STEPS_COLUMNS
 
@@ -211,7 +214,7 @@ def _fake_logs(results: Path, draw: np.random.Generator) -> None:
     log(results / "pretrain" / "log.csv", {"loss": (0.1, 0.02), **denoising})
     levels = {metric: (first + 1, last + 1) for metric, (first, last) in denoising.items()}
     log(results / "train_gs" / "log.csv", {"loss": (0.1, 0.02), **levels})
-    for arm, residual in (("updated", 0.5), ("fixed", 0.8), ("updated-residual", 0.4)):
+    for arm, residual in (("updated", 0.5), ("fixed", 0.8)):
         levels = {"loss": (0.1, 0.02), "map_residual": (1.0, residual), **denoising}
         log(results / "train_reg" / arm / "0" / "log.csv", levels)
 
@@ -320,6 +323,7 @@ def report(
     reports: str = "reports/tiny",
     cropped: bool = False,
     central: dict[str, int | None] | None = None,
+    **more: Any,
 ) -> list[dict[str, object]]:
     """`make_report` on the made-up tree, with paths as a stage gives them."""
     with contextlib.chdir(root):
@@ -333,6 +337,7 @@ def report(
             settings={"λ": 1.0},
             cropped=cropped,
             central=central,
+            **more,
         )
 
 
@@ -449,6 +454,9 @@ def test_the_page_links_only_to_what_exists_and_names_every_claim(tree: Path) ->
     page = (folder / "index.md").read_text()
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page)
     assert len(links) > 30
+    assert "Numbers: [tables/ablation.csv](tables/ablation.csv)." in page
+    assert "Rule changed after results were seen: at first the accelerated schedule" in page
+    assert "fixed before" not in page
     assert [link for link in links if not (folder / link).is_file()] == []
     headings = re.findall(r"^## (.+)$", (folder / "claims.md").read_text(), re.MULTILINE)
     anchors = {h.replace(":", "").replace(" ", "-") for h in headings}
@@ -533,6 +541,11 @@ def test_latex_text_escapes_what_tex_would_read() -> None:
     assert tables.latex_text("a\\b{c}") == r"a\textbackslash{}b\{c\}"
     assert tables.latex_text("PnP-GD k-3: -0.1 [-2]") == "PnP-GD k-3: $-$0.1 [$-$2]"
     assert tables.latex_text("Größe 中") == r"Gro\ss{}e [U+4E2D]"
+    assert tables.latex_text("`make a_b`, L_G, s_k, XL_G") == (
+        r"\texttt{make a\_b}, $L_G$, $s_k$, XL\_G"
+    )
+    assert tables.latex_text("≤ 1e-14, 2.5e+07") == r"$\leq$ $10^{-14}$, $2.5\times 10^{7}$"
+    assert tables.latex_text("4e-14a f1e-14") == "4e-14a f1e-14"
 
 
 def test_labels_at_line_ends_keep_their_order_and_distance() -> None:
@@ -550,12 +563,35 @@ def test_a_diverged_run_does_not_squeeze_the_others() -> None:
     for task, _, seed, image, iteration, metric, value in list(rows):
         after = lost[metric] if iteration > 25 else value
         rows.append((task, "pnp-admm", seed, image, iteration, metric, after))
-    figure = figures.draw_iterations(pd.DataFrame(rows, columns=COLUMNS), ["inpaint-20"])
-    psnr, msd = figure.axes
-    assert 28 < psnr.get_ylim()[1] < 32
-    assert psnr.get_ylim()[0] > 5
-    assert msd.get_ylim()[1] <= 10
-    assert {t.get_text() for t in psnr.texts} >= {"PnP-ADMM\n0.00 dB"}
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    gap, msd = figures.draw_iterations(table, ["inpaint-20"], "pnp-gd").axes
+    assert 0 < gap.get_ylim()[1] < 4
+    assert gap.get_ylim()[0] >= -20
+    assert msd.get_ylim()[1] <= 1  # log10
+    assert {t.get_text() for t in gap.texts} >= {"PnP-ADMM\n0.00 dB"}
+
+
+def test_curves_are_differences_to_the_end_of_the_reference_on_the_same_image() -> None:
+    levels = {
+        "pnp-gd": {"easy": (30.0, 35.0), "hard": (19.0, 20.0)},
+        "pnp-admm": {"easy": (36.0, 35.5), "hard": (20.9, 20.3)},
+    }
+    rows: list[Row] = []
+    for method, of in levels.items():
+        for image, values in of.items():
+            for k, psnr in enumerate(values):
+                run = ("sr-x2-2.55", method, 0, image, k + 1)
+                rows += [(*run, "psnr", psnr), (*run, "msd", 10.0 ** (-2 * k))]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    gap, msd = figures.draw_iterations(table, ["sr-x2-2.55"], "pnp-gd").axes
+    gd, admm, peak = (np.asarray(line.get_ydata(), dtype=float) for line in gap.lines)
+    np.testing.assert_allclose(gd, [-3.0, 0.0])
+    np.testing.assert_allclose(admm, [0.95, 0.4])
+    np.testing.assert_allclose(peak, [0.95])
+    band = gap.collections[1].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((0.3, 1.0))
+    assert {t.get_text() for t in gap.texts} == {"PnP-GD (ReG)\n27.50 dB", "PnP-ADMM\n27.90 dB"}
+    np.testing.assert_allclose(np.asarray(msd.lines[0].get_ydata(), dtype=float), [0.0, -2.0])
 
 
 def test_the_diagnostics_table_prints_means_of_images(tree: Path) -> None:
@@ -754,6 +790,11 @@ def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
     assert "0.90, 0.66 against 1.50, 1.10 for D and I − D" in said
     assert "that of 2D − I is 0.90 against 1.50" in said
     assert "firmly nonexpansive at 3 against 0 of 3 levels" in said
+    either = table.copy()
+    either.loc[either["quantity"] == "norm_2D-I", "value"] = 1.5
+    assert "above 1 at every level with either D, so that neither satisfies" in (
+        findings.diagnostics_says(either)
+    )
     # β = 0.8: L(1 + 2β)/(2(1 + β)) = 0.72 L
     assert "exceeds 0.72 L at the last iterates of every image in 3 of 3 tasks (1.50 times)" in said
     assert "in 0 of 2 tasks (0.90 times) with the fixed one" in said
@@ -767,7 +808,9 @@ def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
 
 def test_the_bound_of_the_step_is_named_alike_everywhere(tree: Path) -> None:
     figure = figures.draw_diagnostics(pd.read_csv(tree / "results/tiny/diagnose/table.csv"))
-    assert "0.72 L" in figure.axes[-1].get_title()
+    legend = figure.axes[-1].get_legend()
+    assert legend is not None
+    assert any("0.72 L" in text.get_text() for text in legend.get_texts())
     assert "to exceed, 0.72 L" in (tree / "reports/tiny/tables/diagnostics.tex").read_text()
     assert "L/2" not in (tree / "reports/tiny/index.md").read_text()
 
@@ -870,6 +913,58 @@ def test_imported_weights_have_a_lone_measurement_and_no_iterations() -> None:
     assert [line.get_marker() for line in dots] == ["o", "o", "o"]
 
 
+def test_the_last_step_is_a_geometric_mean_that_stops_at_rounding() -> None:
+    rows: list[Row] = []
+    for method, steps in (("pnp-gd", (1e-4, 1e-8)), ("pnp-admm", (1e-16, 3e-15))):
+        for image, msd in zip(("a", "b"), steps, strict=True):
+            run = ("sr-x2-2.55", method, 0, image, 1)
+            rows += [(*run, "psnr", 30.0), (*run, "msd", msd)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    sheet = tables.iterations_sheet(table, "convergence", "After {iterations} of {images}.")
+    ((_, lines),) = sheet.blocks
+    assert [line[-1].text for line in lines] == ["1.0e-06", "≤ 1e-14"]
+    np.testing.assert_allclose(sheet.numbers["msd"], [1e-6, 1e-14])
+    tex = tables.to_latex(sheet)
+    assert "S[table-format={1.1e-1}]" in tex
+    assert r"{$\leq$ $10^{-14}$} \\" in tex
+
+
+def test_errors_are_drawn_on_a_scale_of_their_own_row() -> None:
+    truth = np.zeros((40, 40, 3), np.uint8)
+    rows = [(f"row {e}", truth, [("D", truth + np.uint8(e), "1 dB")]) for e in (9, 90)]
+    figure = figures.draw_update_denoiser(rows, [10.0, 100.0])
+    scales = [
+        i.get_clim()
+        for axis in figure.axes
+        for i in axis.get_images()
+        if i.get_cmap().name == "magma"
+    ]
+    assert scales == [(0.0, 10.0), (0.0, 100.0)]
+    ends = [max(axis.get_yticks()) for axis in figure.axes if axis.get_ylabel() == "error (/255)"]
+    assert ends == [10.0, 100.0]
+
+
+def test_the_map_residual_of_training_is_one_of_norms() -> None:
+    log = pd.DataFrame({"iteration": [1, 2], "metric": "map_residual", "value": [0.81, 0.25]})
+    axis = figures.draw_training(log, log, {"updated": log.assign(seed=0)}).axes[3]
+    np.testing.assert_allclose(np.asarray(axis.lines[0].get_ydata(), dtype=float), [0.9, 0.5])
+
+
+def test_names_that_are_too_long_for_a_line_take_two() -> None:
+    assert figures._two_lines("motorcycle_right", 18) == "motorcycle_right"
+    assert figures._two_lines("cbsd68-a-long-name-of-an-image", 18) == (
+        "cbsd68-a-long-\nname-of-an-image"
+    )
+    first, second = figures._two_lines(40 * "x", 18).split("\n")
+    assert (len(first), len(second), second[-1]) == (18, 18, "…")
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    one, two = (
+        figures.draw_data_sheet([("Test", [(name, pixels)])]).get_figheight()
+        for name in ("short", 30 * "x")
+    )
+    assert two > one
+
+
 def test_the_zoom_finds_the_detail() -> None:
     pixels = np.full((60, 80, 3), 128, dtype=np.uint8)
     pixels[30:40, 50:60] = np.random.default_rng(0).integers(0, 256, (10, 10, 3))
@@ -922,9 +1017,10 @@ def test_the_restoration_figure_says_what_fallen_runs_cost() -> None:
             run = ("sr-x2-2.55", method, 0, image, 300)
             rows += [(*run, "psnr", last), (*run, "psnr_best", best)]
     said = findings.restoration_says(pd.DataFrame(rows, columns=COLUMNS))
-    assert "ahead of RED in 0 of 1 task (-3.00 dB), in 0 also of RED's best iterate" in said
-    assert "its own fallen runs left out, by +2.00 dB" in said
-    assert "1 of 2 runs, which end 1 dB or more below" in said
+    assert "Against RED the mean of PnP-GD is higher in 0 of 1 task (-3.00 dB; with the" in said
+    assert "whole interval above in 0, below in 0), and in 0 than that of the rival's" in said
+    assert "its own fallen runs left out, +2.00 dB" in said
+    assert "Of PnP-GD's 2 runs 1 have fallen, they end 1 dB or more below" in said
     assert "PnP-ADMM" not in said
 
 
@@ -1010,6 +1106,13 @@ def test_the_sweep_is_said_and_drawn_with_the_chosen_value_marked() -> None:
     assert {text.get_text() for text in top.texts} >= {"Inpainting 20 %"}
 
 
+def test_names_stay_where_the_training_with_the_greatest_weight_diverged() -> None:
+    top, _ = figures.draw_lambda(fake_sweep(), None).axes
+    named = {text.get_text(): text.xy[1] for text in top.texts}  # type: ignore[attr-defined]
+    assert len(named) == 4
+    assert np.isfinite(list(named.values())).all()
+
+
 def test_a_report_of_several_seeds_and_a_sweep(broken: Path, drawn: list[str]) -> None:
     results = broken / "results/tiny"
     path = results / "evaluate_restoration" / "table.csv"
@@ -1078,6 +1181,40 @@ def test_a_missing_input_is_named(broken: Path, path: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_captions_and_the_table_beside_the_paper_know_the_profile(
+    broken: Path, drawn: list[str]
+) -> None:
+    active = read_params(Path(__file__).parents[1] / "params.yaml").profiles["tiny"]
+    for folder, network in (
+        ("pretrain/denoiser", Denoiser((4, 4, 8, 8), 1)),
+        ("train_reg/updated/0/regularizer", Regularizer((4, 4, 8, 8), 1, "plain", 20.0)),
+    ):
+        save_network(network, broken / f"models/tiny/{folder}.safetensors")
+    sweep = broken / "reports/tiny/sweep/lambda.csv"
+    sweep.parent.mkdir(parents=True)
+    fake_sweep().to_csv(sweep, index=False)
+    report(broken, active=active)
+    folder = broken / "reports/tiny"
+    page = (folder / "index.md").read_text()
+    section, own = active.evaluate_restoration, active.train_reg.iterations
+    until = f"for at most {section.iterations} iterations, or until an image changes by less than"
+    assert page.count(f"{until} 0.00001 of its norm.") == 3  # the figure and both tables
+    assert page.count("The ablation runs for 500 iterations") == 1
+    assert f"300 iterations each (the profile's own training has {own})" in page
+    assert "The dotted line" not in page  # as no λ is in use
+    beside = pd.read_csv(folder / "tables/paper.csv").set_index("what")
+    assert beside.loc["Training images", "here"] == "22 (scikit-image: 2, dead leaves: 20)"
+    claims, _, rest = page.partition("## Figures")
+    assert "## How far this is from the paper" in claims
+    assert "How far" not in rest
+    assert "\\input{tables/paper}" in (folder / "report.tex").read_text()
+    assert 'id="table-paper"' in (folder / "index.html").read_text()
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page)
+    assert [link for link in links if not (folder / link).is_file()] == [
+        f"figures/{name}.pdf" for name in drawn
+    ]
+
+
 PHOTOGRAPHIC = ("inpainting", "update_denoiser", "unrolled_inpaint-20", "data")
 
 
@@ -1092,6 +1229,8 @@ def test_photographs_of_others_appear_as_crops_of_named_folders(
     manifest = pd.concat([manifest, *more], ignore_index=True)
     photographs = manifest["source"] == "scikit-image"
     manifest.loc[photographs, "source"] = "sets/kodak/" + manifest["name"]
+    # The last test image is of a set of which the data sheet shows none.
+    manifest.loc[len(manifest) - 1, "source"] = "sets/unseen/coffee"
     manifest.to_csv(folder / "manifest.csv", index=False)
     made: dict[str, Figure] = {}
 
@@ -1129,6 +1268,7 @@ def test_photographs_of_others_appear_as_crops_of_named_folders(
         caption = text.split(f"(figures/{name}.png)")[1].split("<sub>")[0]
         assert "crops of at most 160 × 160 pixels" in caption
         assert "from sets/kodak." in caption
+    assert "unseen" not in text
     html = (tmp_path / "reports/tiny/index.html").read_text()
     data = json.loads(re.findall(r'id="pictures">(.*?)</script>', html, re.DOTALL)[0])
     uris = [m["uri"] for t in data["tasks"] for i in t["images"] for m in i["methods"]]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from reg.provenance import Code
 from reg.report import web
 from reg.report.page import FigureEntry, TableEntry, Weights
 from reg.report.tables import Cell, Sheet
+from reg.report.words import WORDS
 from reg.statistics import paired_difference
 
 COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
@@ -47,6 +49,7 @@ def claim(name: str, verdict: str, **other: object) -> dict[str, Any]:
         "verdict": verdict,
         "statistic": "PSNR of one minus that of the other",
         "rule": "reproduced if the interval lies above 0",
+        "rule_changed": "",
         "caution": "only 3 images",
         "evidence": {
             "files": ["results/tiny/evaluate_restoration/table.csv"],
@@ -60,7 +63,14 @@ def claim(name: str, verdict: str, **other: object) -> dict[str, Any]:
 
 CLAIMS = [
     claim("restoration", "not reproduced"),
-    claim("update-denoiser", "reproduced", published=1.74, measured=2.5, interval=[1.0, 4.0]),
+    claim(
+        "update-denoiser",
+        "reproduced",
+        rule_changed="it was another one",
+        published=1.74,
+        measured=2.5,
+        interval=[1.0, 4.0],
+    ),
     claim("visual", "inconclusive", interval=None, effect_size=None, unit="", parts={}),
 ]
 FIGURES = (
@@ -130,8 +140,10 @@ def build(root: Path, **other: Any) -> str:
         "parameters": {"all stages": {"seed": 0}, "evaluate_restoration": {"iterations": 30}},
         "code": CODE,
         "cropped_from": "",
+        "paper": TableEntry("Beside the paper", replace(SHEET, name="paper"), (), ("report",)),
+        "again": "Set `profile: <tiny>` anew.",
     }
-    table = TableEntry("Levels", SHEET, (), ("tune",))
+    table = TableEntry("Levels", SHEET, ("results/*/evaluate_restoration/table.csv",), ("tune",))
     weights = [Weights("models/tiny/d.safetensors", "4.3", "ab" * 32)]
     return web.web_page("tiny", CLAIMS, FIGURES, [table], weights, **(arguments | other))
 
@@ -157,6 +169,25 @@ def text_of(html: str) -> str:
 
 
 # --- what it says --------------------------------------------------------------------------
+
+
+def test_rules_say_when_they_were_written_and_what_was_changed(tree: Path) -> None:
+    text = text_of((tree / "index.html").read_text(encoding="utf-8"))
+    assert "fixed before" not in text
+    assert text.count("Rule, written beforehand") == 2
+    assert text.count("Rule, as changed") == 1
+    assert text.count("Changed after results were seen It was another one.") == 1
+
+
+def test_committed_numbers_and_the_table_beside_the_paper_are_linked(tree: Path) -> None:
+    html = (tree / "index.html").read_text(encoding="utf-8")
+    claims, _, rest = html.partition('<section id="compare"')
+    assert claims.count('<a href="tables/levels.csv">tables/levels.csv</a>') == len(CLAIMS)
+    assert '<article id="table-paper">' in claims
+    assert 'id="table-levels"' in rest
+    assert "Set <code>profile: &lt;tiny&gt;</code> anew." in rest
+    for term, _ in WORDS:
+        assert f"<dt>{term}</dt>" in html
 
 
 def test_the_same_inputs_give_the_same_page(tree: Path) -> None:

@@ -15,6 +15,7 @@ from pandas.api.types import is_numeric_dtype
 
 from reg.claims import (
     CONVERGENCE_TASKS,
+    MSD_RANGE,
     PSNR_DROP,
     VISUAL_TASK,
     Evidence,
@@ -31,24 +32,31 @@ from reg.claims import (
     tasks_in_order,
     write_json,
 )
-from reg.datasets import set_of
+from reg.datasets import Row, set_of
 from reg.denoising import COST_COLUMNS
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.methods import EQUIVARIANT
+from reg.params import Profile
 from reg.provenance import Code
 from reg.report import figures, findings, page, tables, unrolled
 from reg.report.document import document_latex
-from reg.report.findings import BOUND, NEAR, SWEEP_COLUMNS
+from reg.report.findings import BOUND, MAP_RESIDUAL, NEAR, SWEEP_COLUMNS
 from reg.report.page import FigureEntry, TableEntry
+from reg.report.paper import paper_sheet
 from reg.report.web import web_page
 
 Picture = tuple[str, Pixels, str]  # name above, pixels, text beneath
-MANIFEST_COLUMNS = ("name", "role", "source", "path", "width", "height", "sha256")
 THUMBNAILS = 18  # per group of the data sheet
 CROPS = 6  # per group of photographs that are not ours to show whole
 LISTED = 6  # images whose names a caption lists
+ADMM_FALLS = 25  # iterations in which evaluate_convergence lets PnP-ADMM's s_k fall, as the paper
+# Of mean squared steps.
+ROUNDING = f" Steps below {MSD_RANGE[0]:.0e}, which are float32's rounding, are {{}} at that."
+
+
+GEOMETRIC = f"The mean of the step is geometric.{ROUNDING.format('listed')}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Inputs:
     sweep: pd.DataFrame | None  # where `make sweep` was run
     cropped: bool  # photographs are not ours to show whole
     central: Mapping[str, int | None]  # side of the test images' central crops, by stage
+    active: Profile | None  # the parameters that captions speak of
 
     def file(self, *parts: str) -> str:
         """A result file as a reader finds it."""
@@ -93,6 +102,7 @@ def make_report(
     lambda_: float | None = None,
     cropped: bool = False,
     central: Mapping[str, int | None] | None = None,
+    active: Profile | None = None,
 ) -> list[dict[str, Any]]:
     """Write claims, figures, tables, metrics.json and the documents; return the ledger.
 
@@ -114,6 +124,8 @@ def make_report(
             most 160 × 160 pixels only.
         central: by stage, the side in pixels of the central crops of the test images that it is
             run on; None, or no such stage, for whole images.
+        active: the profile's parameters; captions say how long runs and trainings were, and a
+            table stands beside the paper. Without it both are left out.
 
     Raises:
         ClaimError: evidence for a claim is missing or not a number.
@@ -125,6 +137,7 @@ def make_report(
         reports / "sweep" / "lambda.csv",
         cropped,
         central or {},
+        active,
     )
     # The claims come first: nothing is drawn from evidence that has gaps.
     ledger = judge_claims(inputs.evidence, _claim_files(inputs))
@@ -141,7 +154,8 @@ def make_report(
         figures.save_figure(draw, reports / "figures" / entry.name)
         figure_entries.append(entry)
     table_entries = _tables(inputs, tuning_trials)
-    for table in table_entries:
+    paper = _paper(inputs, models)
+    for table in [*table_entries, *([paper] if paper else [])]:
         stem = reports / "tables" / table.sheet.name
         _write(stem.with_suffix(".tex"), tables.to_latex(table.sheet))
         if table.sheet.intervals:
@@ -151,8 +165,16 @@ def make_report(
             stem.with_suffix(".csv"), index=False, lineterminator="\n", float_format="%.6g"
         )
     weights = page.list_weights(models)
+    again = page.how_to_make(profile, _folders(inputs))
     text = page.index_markdown(
-        profile, ledger, figure_entries, table_entries, weights, settings or {}
+        profile,
+        ledger,
+        figure_entries,
+        table_entries,
+        weights,
+        settings or {},
+        paper=paper,
+        again=again,
     )
     _write(reports / "index.md", text)
     evidence = inputs.evidence
@@ -165,6 +187,8 @@ def make_report(
         restoration=evidence.restoration,
         manifest=inputs.manifest_file,
         parameters=parameters or {},
+        paper=paper,
+        again=again,
     )
     _write(reports / "report.tex", latex)
     html = web_page(
@@ -181,6 +205,8 @@ def make_report(
         parameters=parameters or {},
         code=code or {},
         cropped_from=_origins(inputs, evidence.restoration["image"]) if cropped else "",
+        paper=paper,
+        again=again,
     )
     _write(reports / "index.html", html)
     return ledger
@@ -191,19 +217,24 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_inputs(
-    results: Path, manifest: Path, sweep: Path, cropped: bool, central: Mapping[str, int | None]
+    results: Path,
+    manifest: Path,
+    sweep: Path,
+    cropped: bool,
+    central: Mapping[str, int | None],
+    active: Profile | None,
 ) -> Inputs:
     """Load every table and log below `results`; InputError names what is missing.
 
     The table `sweep` is optional. `cropped` says that photographs are shown as crops only;
-    `central` is as in `make_report`.
+    `central` and `active` are as in `make_report`.
     """
     finetuned = results / "finetune_unrolled"
     trials = read_csv(results / "tune" / "trials.csv", ("task", "method", "parameters", "psnr"))
     return Inputs(
         results=results,
         manifest_file=manifest,
-        manifest=read_csv(manifest, MANIFEST_COLUMNS),
+        manifest=read_csv(manifest, Row._fields),
         evidence=Evidence(
             restoration=read_table(results / "evaluate_restoration" / "table.csv"),
             convergence=read_table(results / "evaluate_convergence" / "table.csv"),
@@ -227,6 +258,7 @@ def read_inputs(
         sweep=read_csv(sweep, SWEEP_COLUMNS) if sweep.exists() else None,
         cropped=cropped,
         central=central,
+        active=active,
     )
 
 
@@ -259,18 +291,10 @@ def _log(path: Path) -> pd.DataFrame:
     return log.melt("iteration", var_name="metric").dropna()
 
 
-def _logs(folder: Path, obligatory: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-    """Training logs by name, the obligatory ones first, others by name."""
-    others = {p.parent.name for p in folder.glob("*/log.csv")} - set(obligatory)
-    names = [*obligatory, *sorted(others)]
-    return {name: _log(folder / name / "log.csv") for name in names}
-
-
-def _logs_by_seed(folder: Path, obligatory: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-    """As `_logs`, of folders that hold a log per training seed: with a column `seed`."""
-    others = {p.parents[1].name for p in folder.glob("*/*/log.csv")} - set(obligatory)
+def _logs_by_seed(folder: Path, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The training logs of each arm, which has one per training seed: with a column `seed`."""
     logs = {}
-    for name in [*obligatory, *sorted(others)]:
+    for name in arms:
         by_seed = {int(p.parent.name): _log(p) for p in (folder / name).glob("*/log.csv")}
         if not by_seed:
             raise InputError(f"{folder / name}: no */log.csv; run the stage that writes it")
@@ -307,7 +331,7 @@ def _figures(
     restored = evidence.restoration["image"].unique().tolist()
     convergence = evidence.convergence
     admm = evidence.ablation[evidence.ablation["method"].str.startswith("pnp-admm@")]
-    rows, shown, limit, crops = _update_denoiser(inputs)
+    rows, shown, limits, crops = _update_denoiser(inputs)
     pictures, truth, visual_caption = _inpainting(inputs)
     restoration_file = inputs.file("evaluate_restoration", "table.csv")
     return [
@@ -317,9 +341,10 @@ def _figures(
                 "All tasks and methods",
                 f"PSNR of the last iterate minus that of PnP-GD with ReG, the paper's PnP-ReG, on "
                 f"the same image, so what lies left of the line is behind it; {named(restored)}. "
-                "Small dots are images, large ones means, bars 95 % paired bootstrap intervals of "
-                "the mean. Beside a task stands the mean PSNR of PnP-GD."
-                f"{findings.seeds_say(evidence.restoration)}",
+                f"The axis is linear within ±{figures.RESTORATION_LINEAR:g} dB and logarithmic "
+                "beyond. Small dots are images, large ones means, bars 95 % paired bootstrap "
+                "intervals of the mean. Beside a task stands the mean PSNR of PnP-GD."
+                f"{_until_say(inputs)}{findings.seeds_say(evidence.restoration)}",
                 (restoration_file,),
                 ("evaluate_restoration",),
                 findings.restoration_says(evidence.restoration),
@@ -340,16 +365,15 @@ def _figures(
             FigureEntry(
                 "convergence",
                 "Convergence of PnP-GD, beside PnP-ADMM",
-                f"PSNR (top) and mean squared difference of consecutive iterates (bottom) against "
-                f"iteration; mean over {named(convergence['image'].unique())}"
-                f"{_central_say(inputs, 'evaluate_convergence')}, geometric for the step; bands go "
-                "from the least to the greatest image, a circle marks the peak "
-                f"of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels give the end."
-                f"{_first_of_seeds(evidence.restoration)}",
+                f"{_curves_say('pnp-gd')} mean over {named(convergence['image'].unique())}"
+                f"{_central_say(inputs, 'evaluate_convergence')}. As in the paper, the level s_k "
+                "that PnP-ADMM gives D is fixed in deblurring and falls until iteration "
+                f"{ADMM_FALLS} in super-resolution, where its end makes the step jump."
+                f"{ROUNDING.format('drawn')}{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("evaluate_convergence", "table.csv"),),
                 ("evaluate_convergence",),
             ),
-            partial(figures.draw_iterations, convergence, CONVERGENCE_TASKS),
+            partial(figures.draw_iterations, convergence, CONVERGENCE_TASKS, "pnp-gd"),
         ),
         (
             FigureEntry(
@@ -358,13 +382,15 @@ def _figures(
                 "PSNR minus that of Adam's last iterate, mean over "
                 f"{named(inputs.acceleration['image'].unique())}"
                 f"{_central_say(inputs, 'accelerate')}, against iteration. All four "
-                "descend the same objective with the same σ from the same start: Adam with the "
+                "follow the same gradient field with the same σ from the same start; G's Jacobian "
+                "is not symmetric, so that there need be no objective: Adam with the "
                 "learning rates of the official code, the plain step of the paper's equation, the "
                 "spectral step (the metric of the operator) and, accelerated, the same with "
                 "Nesterov's momentum, which is PnP-GD elsewhere in this report. The last two keep "
-                f"every iterate within [0,1]. Within ±{NEAR:g} dB, the band, the axis is linear, "
-                "beyond it logarithmic; dots and numbers say "
-                f"from which iteration on a schedule stays at most {NEAR:g} dB below or above."
+                "every iterate within [0,1], the first two have no bounds: where iterates reach "
+                f"one, the limits of both kinds can differ. Within ±{NEAR:g} dB, the band, the "
+                "axis is linear, beyond it logarithmic; dots and numbers say from which iteration "
+                f"on a schedule stays at most {NEAR:g} dB below or above."
                 f"{_first_of_seeds(evidence.restoration)}",
                 (inputs.file("accelerate", "table.csv"),),
                 ("accelerate",),
@@ -376,14 +402,19 @@ def _figures(
             FigureEntry(
                 "admm",
                 "PnP-ADMM with the original and the updated denoiser",
-                "The same quantities for PnP-ADMM with the pre-trained denoiser (dashed) and with "
-                f"the one updated by ReG training, mean over {named(admm['image'].unique())}"
-                f"{_central_say(inputs, 'ablate')}."
-                f"{findings.seeds_say(evidence.ablation)}",
+                "PnP-ADMM with the pre-trained denoiser (dashed) and with the one updated by ReG "
+                f"training. {_curves_say('pnp-admm@updated')} mean over "
+                f"{named(admm['image'].unique())}{_central_say(inputs, 'ablate')}."
+                f"{ROUNDING.format('drawn')}{findings.seeds_say(evidence.ablation)}",
                 (inputs.file("ablate", "table.csv"),),
                 ("ablate",),
             ),
-            partial(figures.draw_iterations, admm, tasks_in_order(admm["task"].tolist())),
+            partial(
+                figures.draw_iterations,
+                admm,
+                tasks_in_order(admm["task"].tolist()),
+                "pnp-admm@updated",
+            ),
         ),
         (
             FigureEntry(
@@ -392,8 +423,7 @@ def _figures(
                 "Mean over central crops of "
                 f"{named(inputs.diagnostics['image'].unique(), 'validation')}. "
                 "The pair is D original with G fixed (dashed, hollow) or both updated (solid, "
-                "filled). MAP residual: "
-                "‖σ²G(D(z)) − (z − D(z))‖ / ‖z − D(z)‖, z with noise σ₀; 0 for an exact pair, 1 "
+                f"filled). MAP residual: {MAP_RESIDUAL}, z with noise σ₀; 0 for an exact pair, 1 "
                 "for G = 0. Asymmetry: Frobenius norms by Hutchinson's estimator; G is a gradient "
                 "and D a prox only where it is 0. Spectral norms, which are local Lipschitz "
                 "constants: I − D is nonexpansive where its norm is at most 1, and D firmly "
@@ -414,12 +444,12 @@ def _figures(
                 f"Last iterate of PnP-GD on {shown}: each row shows the kept image with the "
                 "median PSNR difference between the two (the lower one of an even number), the "
                 f"square with the strongest gradients of the truth enlarged. {_whole(inputs)} "
-                f"Error maps: mean absolute error over colours, up to {limit:g}/255."
+                "Error maps: mean absolute error over colours, each row on a scale of its own."
                 f"{_first_of_seeds(evidence.restoration)}{crops}",
                 (inputs.file("ablate", "table.csv"), inputs.file("ablate", "images")),
                 ("ablate",),
             ),
-            partial(figures.draw_update_denoiser, rows, limit),
+            partial(figures.draw_update_denoiser, rows, limits),
         ),
         (
             FigureEntry(
@@ -444,9 +474,9 @@ def _figures(
                 "training",
                 "Training curves",
                 "All on validation images or training crops, none on test images. The relative "
-                "MAP residual ‖σ²G(D(z)) − (z − D(z))‖² / ‖z − D(z)‖² is 0 for a perfect pair "
-                "(D, G) and 1 for G = 0; long noisy curves show a running median. Thin "
-                "lines, where there are any, are training seeds.",
+                f"MAP residual {MAP_RESIDUAL}, its norms over all crops of a mean together, is 0 "
+                "for an exact pair (D, G) and 1 for G = 0; long noisy curves show a running "
+                "median. Thin lines, where there are any, are training seeds.",
                 tuple(
                     inputs.file(*parts, "log.csv")
                     for parts in (("pretrain",), ("train_gs",), ("train_reg", "*", "*"))
@@ -477,6 +507,36 @@ def _named(manifest: pd.DataFrame, names: Iterable[object], role: str = "test") 
     counts = [f"{s}: {n}" + (f" of {there[s]}" if n < there[s] else "") for s, n in used.items()]
     shown = ", ".join(listed if len(listed) <= LISTED else counts)
     return f"{len(listed)} {role} image{'' if len(listed) == 1 else 's'} ({shown})"
+
+
+def _curves_say(reference: str) -> str:
+    """What the two kinds of curves of `figures.draw_iterations` are, up to what they are means of.
+
+    `reference` is the method whose end PSNR is measured from.
+    """
+    return (
+        f"Top: PSNR minus that of the last iterate of {method_name(reference)} on the same image, "
+        f"linear within ±{figures.GAP_LINEAR:g} dB and logarithmic beyond. Bottom: mean squared "
+        "difference of consecutive iterates. Bands go from the least to the greatest image, a "
+        f"circle marks the peak of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels "
+        "give the mean PSNR at the end. Lines, geometric for the step, are the"
+    )
+
+
+def _until_say(inputs: Inputs) -> str:
+    """What a caption adds of how long the methods of `evaluate_restoration` ran."""
+    if inputs.active is None:
+        return ""
+    section = inputs.active.evaluate_restoration
+    return (
+        f" Methods run for at most {section.iterations:,} iterations, or until an image changes by "
+        f"less than {_plain(section.tolerance)} of its norm."
+    )
+
+
+def _plain(value: float) -> str:
+    """`0.0002`, which `g` prints as 2e-04 or 0.0002 by its size."""
+    return np.format_float_positional(value, trim="-")
 
 
 def _central_say(inputs: Inputs, stage: str) -> str:
@@ -533,15 +593,19 @@ def _lambda_figure(
     if inputs.sweep is None:
         return []
     iterations = int(inputs.sweep["iterations"].max())
+    own = inputs.active.train_reg.iterations if inputs.active else iterations
+    against = "" if own == iterations else f" (the profile's own training has {own:,})"
+    line = "" if chosen is None else " The dotted line is the λ in use."
     entry = FigureEntry(
         "lambda",
         "How much λ matters",
         f"G and D trained together from the same start with {inputs.sweep['lambda'].nunique()} "
-        f"weights λ of L_G, {iterations:,} iterations each, and measured on the validation images. "
+        f"weights λ of L_G, {iterations:,} iterations each{against}, and measured on the "
+        "validation images. "
         "Top: PSNR of PnP-GD by task (filled), of PnP-ADMM with that D at its last iterate "
         "(hollow), both tuned for each λ by equally many trials, and of D itself (dashed); bottom: "
-        "relative MAP residual of the pair at σ = 25/255. The dotted line is the λ in use. The "
-        "numbers come from `make sweep`.",
+        f"relative MAP residual {MAP_RESIDUAL} of the pair at σ = 25/255.{line} The numbers come "
+        "from `make sweep`.",
         (inputs.sweep_file.as_posix(),),
         ("report",),
         findings.lambda_says(inputs.sweep),
@@ -616,13 +680,13 @@ def _same_size(path: Path, truth: Pixels) -> Pixels:
 
 def _update_denoiser(
     inputs: Inputs,
-) -> tuple[list[tuple[str, Pixels, list[Picture]]], str, float, str]:
-    """Rows of the figure, which images they show, the error scale's upper end, what crops say."""
+) -> tuple[list[tuple[str, Pixels, list[Picture]]], str, list[float], str]:
+    """Rows of the figure, which images they show, ends of their error scales, what crops say."""
     methods = {"pnp-gd@fixed": "D fixed", "pnp-gd@updated": "D updated"}
     table = inputs.evidence.ablation
     claim = "update-denoiser"
     of_claim = table[table["method"] == "pnp-gd@updated"]
-    rows, shown, errors, images = [], [], [], []
+    rows, shown, limits, images = [], [], [], []
     for task in tasks_in_order(of_claim["task"].tolist()):
         folder = inputs.results / "ablate" / "images" / task
         psnr = {m: last(table, claim, task, m, "psnr").iloc[0] for m in methods}
@@ -637,10 +701,10 @@ def _update_denoiser(
         rows.append((task_name(task), truth, pictures))
         images.append(image)
         shown.append(f"{image} ({task_name(task)})")
-        errors += [np.abs(p.astype(float) - truth).mean(axis=2) for _, p, _ in pictures]
-    limit = max(10.0, 10 * np.ceil(max(np.quantile(e, 0.98) for e in errors) / 10))
+        errors = [np.abs(p.astype(float) - truth).mean(axis=2) for _, p, _ in pictures]
+        limits.append(max(10.0, 10.0 * np.ceil(max(np.quantile(e, 0.98) for e in errors) / 10)))
     crops = _crops_say(inputs, images, inputs.central.get("ablate"))
-    return rows, "; ".join(shown), float(limit), crops
+    return rows, "; ".join(shown), limits, crops
 
 
 def _inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
@@ -679,7 +743,8 @@ def _inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
 
 def _data_says(inputs: Inputs) -> str:
     if inputs.cropped:
-        photographs = inputs.manifest.loc[~_leaves(inputs.manifest), "name"]
+        shown = pd.concat([chosen for _, _, chosen in _shown_rows(inputs)])
+        photographs = shown.loc[~_leaves(shown), "name"]
         return f"An even choice of the images of each role.{_crops_say(inputs, photographs)}"
     return "Every validation and test image, and the training images or an even choice of them."
 
@@ -689,7 +754,8 @@ def _leaves(manifest: pd.DataFrame) -> pd.Series:
     return manifest["source"].str.startswith("dead leaves")
 
 
-def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
+def _shown_rows(inputs: Inputs) -> list[tuple[str, int, pd.DataFrame]]:
+    """The groups of the data sheet: heading, number of images, rows of those that are shown."""
     manifest = inputs.manifest
     leaves = _leaves(manifest)
     groups = {
@@ -698,14 +764,20 @@ def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
         "Validation": manifest[manifest["role"] == "validation"],
         "Test": manifest[manifest["role"] == "test"],
     }
-    sheet = []
+    found = []
     for heading, rows in groups.items():
-        if rows.empty:
-            continue
         n = len(rows)
         cropped = inputs.cropped and not _leaves(rows).any()
         most = CROPS if cropped else THUMBNAILS if heading.startswith("Training") else n
-        chosen = rows.iloc[np.arange(most) * n // most] if n > most else rows
+        if n:
+            found.append((heading, n, rows.iloc[np.arange(most) * n // most] if n > most else rows))
+    return found
+
+
+def _data_groups(inputs: Inputs) -> list[tuple[str, list[tuple[str, Pixels]]]]:
+    sheet = []
+    for heading, n, chosen in _shown_rows(inputs):
+        cropped = inputs.cropped and not _leaves(chosen).any()
         count = f"{n}" if len(chosen) == n else f"{len(chosen)} of {n} shown"
         pictures = [
             (
@@ -725,18 +797,43 @@ def _crop_of(pixels: Pixels, cropped: bool) -> Pixels:
 # --- tables -----------------------------------------------------------------------------------
 
 
+def _paper(inputs: Inputs, models: Path) -> TableEntry | None:
+    """What was done here beside what the paper did, where the profile's parameters are given."""
+    if inputs.active is None:
+        return None
+    sheet = paper_sheet(inputs.active, models, inputs.manifest, inputs.evidence.restoration)
+    files = (
+        inputs.manifest_file.as_posix(),
+        (models / "pretrain" / "denoiser.safetensors").as_posix(),
+        (models / "train_reg" / "updated" / "*" / "regularizer.safetensors").as_posix(),
+    )
+    return TableEntry("How far this is from the paper", sheet, files, ("report",))
+
+
+def _folders(inputs: Inputs) -> list[str]:
+    """The image folders that `data.root` must hold, where photographs come from there."""
+    if inputs.active is None or not inputs.cropped:
+        return []
+    by_role = inputs.active.prepare.folders.values()
+    return [folder for folders in by_role if isinstance(folders, list) for folder in folders]
+
+
 def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
     evidence = inputs.evidence
     return [
         TableEntry(
             "Restoration",
-            tables.restoration_sheet(evidence.restoration),
+            tables.restoration_sheet(evidence.restoration, _until_say(inputs)),
             (inputs.file("evaluate_restoration", "table.csv"),),
             ("evaluate_restoration",),
         ),
         TableEntry(
             "Where runs end",
-            tables.falls_sheet(evidence.restoration),
+            tables.falls_sheet(
+                evidence.restoration,
+                _until_say(inputs),
+                int(evidence.ablation["iteration"].max()),
+            ),
             (inputs.file("evaluate_restoration", "table.csv"),),
             ("evaluate_restoration",),
         ),
@@ -747,7 +844,7 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 "convergence",
                 "Convergence over {iterations} iterations, mean over {images} test images"
                 f"{_central_say(inputs, 'evaluate_convergence')}. The best iterate is chosen by an "
-                "oracle that knows the truth.",
+                f"oracle that knows the truth. {GEOMETRIC}",
             ),
             (inputs.file("evaluate_convergence", "table.csv"),),
             ("evaluate_convergence",),
@@ -767,7 +864,7 @@ def _tables(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 "the original or the updated D: mean over {images} test images"
                 f"{_central_say(inputs, 'ablate')}, up to "
                 "{iterations} iterations. Best of each pair in bold; the best iterate is chosen by "
-                "an oracle."
+                f"an oracle. {GEOMETRIC}"
                 f"{findings.seeds_say(evidence.ablation)}",
             ),
             (inputs.file("ablate", "table.csv"),),

@@ -18,7 +18,8 @@ from reg.claims import cautions_of, count_verdicts
 from reg.console import say
 from reg.errors import InputError
 from reg.report.page import FigureEntry, TableEntry, Weights
-from reg.report.tables import latex_text
+from reg.report.tables import latex_code, latex_text
+from reg.report.words import WORDS
 
 RUNS = 5  # of pdflatex, at most; a document whose references settle needs two or three
 SECONDS = 300
@@ -55,6 +56,8 @@ def document_latex(
     restoration: pd.DataFrame,
     manifest: Path,
     parameters: Mapping[str, object],
+    paper: TableEntry | None,
+    again: str,
 ) -> str:
     """The document, to be compiled in the folder that holds `figures/` and `tables/`.
 
@@ -66,6 +69,8 @@ def document_latex(
         restoration: the table of `evaluate_restoration`, for what the abstract says of the scale.
         manifest: of the images, which is hashed.
         parameters: those of the profile, by stage.
+        paper: the table of what the paper did.
+        again: how to make the document again.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -92,6 +97,10 @@ def document_latex(
         images=restoration["image"].nunique(),
         results=_beside(figures, tables),
         weights=weights,
+        networks=len({each.sha256 for each in weights}),
+        paper=paper,
+        again=again,
+        words=WORDS,
         manifest=manifest,
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
         parameters=parameters,
@@ -121,9 +130,7 @@ def _beside(
 
 
 def _code(text: object) -> Tex:
-    """A path or command in typewriter, which may go on in the next line after its marks."""
-    broken = re.sub("[/@.=]", r"\g<0>\\allowbreak{}", latex_text(str(text)))
-    return Tex(f"\\texttt{{{broken}}}")
+    return Tex(latex_code(text))
 
 
 def _signed(value: float | None, decimals: int, unit: str) -> str:

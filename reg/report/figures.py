@@ -39,7 +39,10 @@ from reg.methods import EQUIVARIANT
 from reg.report.findings import BOUND, NEAR, SCHEDULES, of_lambda, psnr_gaps, stays_near
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
+NAME_LETTERS = 18  # of an image that fit beneath its thumbnail
 CROP_SIDE = 160  # pixels at most of photographs that are not ours to show whole
+GAP_LINEAR = 0.5  # dB: up to which differences of PSNR are drawn linearly, by iteration,
+RESTORATION_LINEAR = 1.0  # and by method
 MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
 TEXT_WIDTH, COLUMN_WIDTH = 7.0, 3.5  # inches, a page of two columns
 BLUE, VERMILLION, ORANGE, SKY = "#0072B2", "#D55E00", "#E69F00", "#56B4E9"
@@ -127,62 +130,77 @@ def wide(table: pd.DataFrame, task: str, method: str, metric: str) -> pd.DataFra
     return 10 ** decades.groupby(keys)["value"].mean().unstack("image")
 
 
-def draw_iterations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
-    """PSNR (top) and mean squared step (bottom) against iteration, one column per task.
+def draw_iterations(table: pd.DataFrame, tasks: Sequence[str], reference: str) -> Figure:
+    """PSNR against a reference's end (top) and mean squared step (bottom), a column per task.
 
-    The line is the mean over images (geometric for the step, whose axis is logarithmic), the
-    band goes from the least to the greatest image.
+    From PSNR that of the last iterate of the method `reference` on the same image is subtracted,
+    so that what makes an image hard does not hide how methods differ. Within ±GAP_LINEAR dB the
+    axis is linear, beyond it logarithmic. The line is the mean over images (geometric for the
+    step), the band goes from the least to the greatest image.
     """
-    figure = Figure(figsize=(TEXT_WIDTH, 4.1), layout="constrained")
+    figure = Figure(figsize=(TEXT_WIDTH, 4.3), layout="constrained")
     axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-    for column, task in enumerate(tasks):
-        top, bottom = axes[0, column], axes[1, column]
-        ends: dict[str, list[tuple[str, str, float]]] = {"psnr": [], "msd": []}
-        methods = in_order(table.loc[table["task"] == task, "method"].unique().tolist())
-        for method in methods:
-            for metric, axis in (("psnr", top), ("msd", bottom)):
-                values = wide(table, task, method, metric)
-                values = values[values.index > 0]  # no place for the start on a logarithmic axis
-                if not values.empty:
-                    final = _band(axis, values, method, metric)
-                    name = method_name(method)
-                    text = f"{name}\n{final:.2f} dB" if axis is top else name
-                    ends[metric].append((text, colour_of(method), final))
+    for (top, bottom), task in zip(axes.T, tasks, strict=True):
+        _gaps_and_steps(top, bottom, table, task, reference)
         top.set_title(task_name(task))
-        for axis in (top, bottom):
-            _log_iterations(axis)
-        bottom.set_yscale("log")
         bottom.set_xlabel("iteration")
-        # A run that diverged leaves the plot rather than squeezing the others.
-        lowest, highest = top.get_ylim()
-        top.set_ylim(bottom=max(lowest, highest - PSNR_SHOWN))
-        bottom.set_ylim(top=min(bottom.get_ylim()[1], MSD_SHOWN))
-        names_right(top, ends["psnr"])
-        names_right(bottom, ends["msd"], gap=0.09)
-    axes[0, 0].set_ylabel("PSNR (dB)")
+    axes[0, 0].set_ylabel(f"PSNR minus that of the end of\n{method_name(reference)} (dB)")
     axes[1, 0].set_ylabel("mean squared step")
     return figure
 
 
-def _band(axis: Axes, values: pd.DataFrame, method: str, metric: str) -> float:
-    """Draw mean and range over images; return the last mean."""
-    numbers = values.to_numpy(dtype=float)
-    if metric == "msd":
-        numbers = np.clip(numbers, *MSD_RANGE)
-        mean = np.exp(np.log(numbers).mean(axis=1))
-    else:
-        mean = numbers.mean(axis=1)
-    x = values.index.to_numpy(dtype=float)
-    style = "--" if method in DASHED else "-"
-    colour = colour_of(method)
-    axis.fill_between(
-        x, numbers.min(axis=1), numbers.max(axis=1), color=colour, alpha=0.14, linewidth=0
+def _gaps_and_steps(
+    top: Axes, bottom: Axes, table: pd.DataFrame, task: str, reference: str
+) -> None:
+    """Both panels of one task, with the names of methods at the ends of their lines."""
+    end = wide(table, task, reference, "psnr").iloc[-1]  # by image
+    gaps, steps = [], []
+    for method in in_order(table.loc[table["task"] == task, "method"].unique().tolist()):
+        psnr, msd = (wide(table, task, method, metric) for metric in ("psnr", "msd"))
+        # no place for the start on a logarithmic axis
+        gap = _band(top, (psnr - end)[psnr.index > 0], method)
+        decades = _band(bottom, msd[msd.index > 0].map(np.log10), method)
+        if gap.max() - gap.iloc[-1] > PSNR_DROP:
+            best = int(gap.to_numpy().argmax())
+            peak = (gap.index[best], gap.iloc[best])
+            top.plot(*peak, "o", color=colour_of(method), ms=4, mfc="white")
+        level = float(psnr.iloc[-1].mean())
+        gaps.append(
+            (f"{method_name(method)}\n{level:.2f} dB", colour_of(method), float(gap.iloc[-1]))
+        )
+        steps.append((method_name(method), colour_of(method), float(decades.iloc[-1])))
+    for axis in (top, bottom):
+        _log_iterations(axis)
+    _gap_axis(top)
+    # A run that diverged leaves the plot rather than squeezing the others.
+    bottom.set_ylim(top=min(bottom.get_ylim()[1], np.log10(MSD_SHOWN)))
+    bottom.yaxis.set_major_locator(MaxNLocator(7, integer=True))
+    bottom.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
+    names_right(top, gaps)
+    names_right(bottom, steps, gap=0.09)
+
+
+def _gap_axis(axis: Axes) -> None:
+    """Linear within ±GAP_LINEAR dB, logarithmic beyond, and not below −PSNR_SHOWN."""
+    axis.set_yscale("symlog", linthresh=GAP_LINEAR, linscale=0.8)
+    low, high = axis.dataLim.intervaly
+    axis.set_ylim(max(1.2 * low, -PSNR_SHOWN), max(1.2 * high, 0.2))
+    ticks = [0.25, 0.5, 1, 2, 5, 10, 20]
+    axis.yaxis.set_major_locator(FixedLocator([*(-t for t in reversed(ticks)), 0, *ticks]))
+    axis.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
     )
-    axis.plot(x, mean, style, color=colour, linewidth=1.1)
-    best = int(mean.argmax())
-    if metric == "psnr" and mean[best] - mean[-1] > PSNR_DROP:
-        axis.plot(x[best], mean[best], "o", color=colour, markersize=4, markerfacecolor="white")
-    return float(mean[-1])
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _band(axis: Axes, values: pd.DataFrame, method: str) -> pd.Series:
+    """Draw the mean over images (columns) and their range; return the mean by iteration."""
+    mean, colour = values.mean(axis=1), colour_of(method)
+    axis.fill_between(
+        values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.14, linewidth=0
+    )
+    axis.plot(values.index, mean, "--" if method in DASHED else "-", color=colour, linewidth=1.1)
+    return mean
 
 
 def _log_iterations(axis: Axes) -> None:
@@ -252,17 +270,17 @@ def draw_training(
     ):
         ends = []
         for arm, log in arms.items():
-            curve = log_curve(log, metric)
+            curve = _of_norms(log_curve(log, metric), metric)
             if curve.empty:
                 continue
-            colour, style = _arm_style(arm)
+            style = "--" if arm == "fixed" else "-"
             smooth = running_median(curve)
-            _training_curve(axis, smooth, color=colour, linestyle=style)
+            _training_curve(axis, smooth, color=BLUE, linestyle=style)
             if log["seed"].nunique() > 1:
                 for _, of_seed in log.groupby("seed"):
-                    thin = running_median(log_curve(of_seed, metric))
-                    _training_curve(axis, thin, color=colour, linestyle=style, lw=0.5, alpha=0.6)
-            ends.append(_end(f"D {arm.replace('-', ', G ')}", colour, smooth))
+                    thin = running_median(_of_norms(log_curve(of_seed, metric), metric))
+                    _training_curve(axis, thin, color=BLUE, linestyle=style, lw=0.5, alpha=0.6)
+            ends.append(_end(f"D {arm}", BLUE, smooth))
         if metric == "psnr25" and not (before := log_curve(pretrain, metric)).empty:
             axis.axhline(float(before.iloc[-1]), color=GREY, linestyle=":", linewidth=1)
             ends.append(_end("before", GREY, before))
@@ -315,10 +333,9 @@ def _end(name: str, colour: str, curve: pd.Series) -> tuple[str, str, float]:
     return f"{name}\n{value:.2f}", colour, value
 
 
-def _arm_style(arm: str) -> tuple[str, str]:
-    """Colour and line style of a ReG training: dashed for the fixed D, by form of G otherwise."""
-    known = {"updated": (BLUE, "-"), "fixed": (BLUE, "--"), "updated-residual": (GREEN, "-")}
-    return known.get(arm, (PURPLE, "-."))
+def _of_norms(curve: pd.Series, metric: str) -> pd.Series:
+    """The MAP residual as a ratio of norms, as it is everywhere else; logs have squared norms."""
+    return curve.pow(0.5) if metric == "map_residual" else curve
 
 
 # --- acceleration -----------------------------------------------------------------------------
@@ -381,12 +398,14 @@ def draw_lambda(sweep: pd.DataFrame, chosen: float | None) -> Figure:
     for task, colour in zip(gd.columns, (BLUE, VERMILLION, GREEN), strict=True):
         top.plot(gd.index, gd[task], "-o", color=colour, ms=3.5, lw=1.1)
         top.plot(admm.index, admm[task], "o", color=colour, ms=3.5, mfc="white", mew=0.8)
-        ends.append((task_name(task).replace(", ", "\n"), colour, float(gd[task].iloc[-1])))
+        # the training with the greatest λ may have diverged
+        end = float(gd[task].dropna().iloc[-1])
+        ends.append((task_name(task).replace(", ", "\n"), colour, end))
     for axis, metric in ((top, "psnr"), (bottom, "map_residual")):
         curve = of_lambda(sweep, "denoiser", metric).iloc[:, 0]
         axis.plot(curve.index, curve, "--s", color=GREY, ms=3, lw=1.1)
         if axis is top:
-            ends.append(("D alone,\nσ = 25/255", GREY, float(curve.iloc[-1])))
+            ends.append(("D alone,\nσ = 25/255", GREY, float(curve.dropna().iloc[-1])))
         if chosen is not None:
             axis.axvline(chosen, color=BLACK, lw=0.8, ls=":")
         axis.set_xscale("log")
@@ -483,6 +502,12 @@ def _noise_lines(
     axis.set_xlabel("noise σ₀ (/255); D has σ = σ₀")
 
 
+CURVATURES = {  # name, mark, colour, size
+    "curvature_bound": (f"bound {BOUND}, by image", "o", BLUE, 3.5),
+    "curvature": ("in use", "D", VERMILLION, 4.5),
+}
+
+
 def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     """By task: the curvature that tuning chose, and what it must exceed at each image's iterate."""
     rows = table[table["quantity"].isin(["curvature", "curvature_bound"])]
@@ -490,16 +515,15 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     for i, task in enumerate(tasks):
         for pair, offset in (("fixed", 0.17), ("updated", -0.17)):
             of_pair = rows[(rows["at"] == task) & (rows["pair"] == pair)]
-            for quantity, mark, colour, size in (
-                ("curvature_bound", "o", BLUE, 3.5),
-                ("curvature", "D", VERMILLION, 4.5),
-            ):
+            for quantity, (_, mark, colour, size) in CURVATURES.items():
                 values = of_pair.loc[of_pair["quantity"] == quantity, "value"].unique()
                 face = colour if pair == "updated" else "white"
                 y = np.full(len(values), i + offset)
                 axis.plot(values, y, mark, color=colour, ms=size, mfc=face, mew=0.9)
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    low, high = axis.get_xlim()
+    steps = (1, 2, 3, 4, 6, 8) if high < 10 * low else (1, 2, 5)
+    axis.xaxis.set_major_locator(LogLocator(10, subs=steps))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks(range(len(tasks)), [task_name(task) for task in tasks])
@@ -508,10 +532,16 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     axis.grid(axis="y", visible=False)
     for line in np.arange(len(tasks) - 1) + 0.5:
         axis.axhline(line, color="#E4E4E4", lw=0.5)
-    axis.set_xlabel("curvature")
-    axis.set_title(
-        f"PnP-GD's step: curvature in use (◆)\nand its bound {BOUND} at the iterates (●)"
-    )
+    axis.set_xlabel("curvature c of the step")
+    axis.set_title("PnP-GD's step at the last iterates", pad=18)
+    handles = [
+        mpl.lines.Line2D([], [], color=colour, ls="", marker=mark, ms=size, label=name)
+        for name, mark, colour, size in CURVATURES.values()
+    ]
+    axis.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2, frameon=False,
+        fontsize=7, handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
 
 
 # --- restoration overview ---------------------------------------------------------------------
@@ -528,8 +558,8 @@ def draw_restoration(table: pd.DataFrame) -> Figure:
     """PSNR of every method minus that of PnP-GD on the same image, by task.
 
     Small dots are images, large ones means with their 95 % bootstrap intervals as bars, over
-    images and training seeds; the axis
-    is linear within ±1 dB and logarithmic beyond. Beside the task stands PnP-GD's own mean.
+    images and training seeds; the axis is linear within ±RESTORATION_LINEAR dB and logarithmic
+    beyond. Beside the task stands PnP-GD's own mean.
     """
     rows = last_by_image(table[table["metric"] == "psnr"])
     tasks = tasks_in_order(rows["task"].tolist())
@@ -554,7 +584,7 @@ def draw_restoration(table: pd.DataFrame) -> Figure:
             axis.plot(each, np.full(len(each), y), ".", color=colour, ms=2.5, mew=0)
             axis.plot(difference.mean, y, "o", color=colour, ms=4, mfc=face_of(method), mew=0.6)
     axis.axvline(0, color=colour_of("pnp-gd"), lw=1)
-    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xscale("symlog", linthresh=RESTORATION_LINEAR)
     axis.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, -0.5, 0, 0.5, 1, 3, 10]))
     axis.xaxis.set_major_formatter(
         FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
@@ -656,13 +686,14 @@ def _bare(axis: Axes) -> None:
 
 
 def draw_update_denoiser(
-    rows: Sequence[tuple[str, Pixels, Sequence[tuple[str, Pixels, str]]]], error_limit: float
+    rows: Sequence[tuple[str, Pixels, Sequence[tuple[str, Pixels, str]]]],
+    error_limits: Sequence[float],
 ) -> Figure:
     """Crops and error maps, one row per task.
 
     `rows` are (row name, truth, [(name, pixels, caption), …]); each row shows the whole truth
     with the box, the truth's crop, every picture's crop, and every picture's error map: mean
-    absolute error over the colours, scaled to `error_limit` in grey levels of 255.
+    absolute error over the colours, scaled to the row's `error_limits` in grey levels of 255.
     """
     n = len(rows[0][2])
     left, right, gap, above, below = 0.34, 0.52, 0.04, 0.2, 0.2  # inches
@@ -676,7 +707,7 @@ def draw_update_denoiser(
         rectangle = (x / TEXT_WIDTH, bottom / height, width / TEXT_WIDTH, cell / height)
         return figure.add_axes(rectangle)
 
-    for i, (row_name, truth, pictures) in enumerate(rows):
+    for i, ((row_name, truth, pictures), limit) in enumerate(zip(rows, error_limits, strict=True)):
         size = zoom_size(truth)
         y, x = busiest_window(truth, size)
         box = (slice(y, y + size), slice(x, x + size))
@@ -690,14 +721,14 @@ def draw_update_denoiser(
             shown.imshow(pixels[box])
             shown.set_xlabel(caption, fontsize=7, labelpad=2)
             error = np.abs(pixels[box].astype(float) - truth[box]).mean(axis=2)
-            drawn = mapped.imshow(error, cmap="magma", vmin=0, vmax=error_limit)
+            drawn = mapped.imshow(error, cmap="magma", vmin=0, vmax=limit)
             mapped.set_xlabel(f"mean {error.mean():.1f}/255", fontsize=7, labelpad=2)
             titles |= {shown: name, mapped: f"Error, {name}"}
         for axis, title in titles.items():
             if i == 0:
                 axis.set_title(title, pad=3)
             _bare(axis)
-        bar = figure.colorbar(drawn, cax=place(i, 2 + 2 * n, 0.07), ticks=MaxNLocator(3))
+        bar = figure.colorbar(drawn, cax=place(i, 2 + 2 * n, 0.07), ticks=[0, limit / 2, limit])
         bar.ax.tick_params(length=2, labelsize=6)
         bar.ax.grid(False)
         bar.set_label("error (/255)", fontsize=6, labelpad=2)
@@ -719,12 +750,18 @@ def _whole_with_box(
 def draw_data_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, Pixels]]]]) -> Figure:
     """Thumbnails with names, one block per group of (heading, [(name, pixels), …])."""
     columns = 9
-    cell, text, head = TEXT_WIDTH / columns, 0.15, 0.19
-    lines = [-(-len(pictures) // columns) for _, pictures in groups]
-    height = sum(head + n * (cell + text) for n in lines) + 0.03
+    cell, head = TEXT_WIDTH / columns, 0.19
+    named = [
+        (heading, [(_two_lines(name, NAME_LETTERS), pixels) for name, pixels in pictures])
+        for heading, pictures in groups
+    ]
+    # A block has room for two lines only where a name needs them.
+    texts = [0.24 if any("\n" in name for name, _ in pictures) else 0.15 for _, pictures in named]
+    lines = [-(-len(pictures) // columns) for _, pictures in named]
+    height = 0.03 + sum(head + n * (cell + t) for n, t in zip(lines, texts, strict=True))
     figure = Figure(figsize=(TEXT_WIDTH, height))
     y = height
-    for (heading, pictures), n in zip(groups, lines, strict=True):
+    for (heading, pictures), n, text in zip(named, lines, texts, strict=True):
         figure.text(0.004, (y - 0.04) / height, heading, va="top", fontsize=8, weight="bold")
         y -= head
         for i, (name, pixels) in enumerate(pictures):
@@ -736,11 +773,17 @@ def draw_data_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, Pixels]]]]) 
             )  # fmt: skip
             axis.imshow(thumbnail(pixels, 150))
             axis.set_anchor("S")
-            axis.set_xlabel(_shortened(name, 14), fontsize=6, labelpad=1.5)
+            axis.set_xlabel(name, fontsize=5.5, labelpad=1.5, linespacing=1.1)
             _bare(axis)
         y -= n * (cell + text)
     return figure
 
 
-def _shortened(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+def _two_lines(name: str, longest: int) -> str:
+    """A name that is too long for a line in two, broken after a mark where one is near its end."""
+    if len(name) <= longest:
+        return name
+    marks = [k + 1 for k in range(longest // 2, longest) if name[k] in "_- ."]
+    first = max(marks, default=longest)
+    rest = name[first:]
+    return f"{name[:first]}\n{rest if len(rest) <= longest else f'{rest[: longest - 1]}…'}"

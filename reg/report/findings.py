@@ -1,12 +1,20 @@
 """What figures and tables say, computed: numbers behind them and the sentences beneath them."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
-from reg.claims import curves, last, method_name, task_name, tasks_in_order
+from reg.claims import (
+    GENERIC_RIVALS,
+    compared,
+    curves,
+    last,
+    method_name,
+    task_name,
+    tasks_in_order,
+)
 from reg.iterations import curvature_bound
 
 # The schedules that follow PnP-GD's gradient, the reference first.
@@ -22,6 +30,9 @@ FALL = 1.0  # dB below its own best iterate from which the end of a run counts a
 # Of L: what the curvature of PnP-GD's step must exceed.
 BOUND = f"{float(curvature_bound(torch.ones(()))):.2f} L"
 
+
+# Of D at one σ, on z with noise: 0 for an exact pair of D and G, 1 for G = 0.
+MAP_RESIDUAL = "‖σ²G(D(z)) − (z − D(z))‖ / ‖z − D(z)‖"
 
 # What `benchmarks/sweep.py` writes; `method` is denoiser, pnp-gd, or pnp-admm@updated.
 SWEEP_COLUMNS = ("lambda", "iterations", "method", "task", "metric", "value")
@@ -44,34 +55,40 @@ def run_ends(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def restoration_says(table: pd.DataFrame) -> str:
-    """PnP-GD beside RED and PnP-ADMM by task, and what its fallen runs have to do with it."""
+    """PnP-GD beside every generic rival by task, and what its fallen runs have to do with it."""
     ends = run_ends(table)
-    ours = ends.loc["pnp-gd"]
-    fallen = ours["fallen"]
-    sentences = []
-    for rival in ("red", "pnp-admm"):
-        if rival not in ends.index.unique("method"):
-            continue
-        name, theirs = method_name(rival), ends.loc[rival].droplevel("seed")
-        ahead = _means_ahead(ours["psnr"], theirs["psnr"])
-        best = (_means_ahead(ours["psnr"], theirs["psnr_best"]) > 0).sum()
-        text = (
-            f"PnP-GD is ahead of {name} in {(ahead > 0).sum()} of {_tasks(ahead)} "
-            f"({_between(ahead, '+.2f')} dB), in {best} also of {name}'s best iterate, which an "
-            "oracle chooses"
-        )
-        if fallen.any():
-            rest = _means_ahead(ours["psnr"][~fallen], theirs["psnr"])
-            text += f"; its own fallen runs left out, by {_between(rest, '+.2f')} dB"
-        sentences.append(f"{text}.")
+    fallen = ends.loc["pnp-gd"]["fallen"]
+    present = ends.index.unique("method")
+    sentences = [_against(rival, table, ends) for rival in GENERIC_RIVALS if rival in present]
     if fallen.any():
         counts = fallen.groupby("task").sum()
         worst = str(counts.idxmax())
         sentences.append(
-            f"Fallen are {fallen.sum()} of {len(fallen):,} runs, which end {FALL:g} dB or more "
-            f"below their own best iterate, {counts.max()} of them in {task_name(worst)}."
+            f"Of PnP-GD's {len(fallen):,} runs {fallen.sum()} have fallen, they end {FALL:g} dB or "
+            f"more below their own best iterate, {counts.max()} of them in {task_name(worst)}."
         )
     return " ".join(sentences)
+
+
+def _against(rival: str, table: pd.DataFrame, ends: pd.DataFrame) -> str:
+    """PnP-GD minus one rival: by means, by intervals, and against the rival's best iterates."""
+    ours, theirs = ends.loc["pnp-gd"], ends.loc[rival].droplevel("seed")
+    ahead = _means_ahead(ours["psnr"], theirs["psnr"])
+    intervals = [
+        compared(table, "restoration", task, "pnp-gd", rival, "psnr") for task in ahead.index
+    ]
+    best = (_means_ahead(ours["psnr"], theirs["psnr_best"]) > 0).sum()
+    text = (
+        f"Against {method_name(rival)} the mean of PnP-GD is higher in {(ahead > 0).sum()} of "
+        f"{_tasks(ahead)} ({_between(ahead, '+.2f')} dB; with the whole interval above in "
+        f"{sum(d.low > 0 for d in intervals)}, below in {sum(d.high < 0 for d in intervals)}), "
+        f"and in {best} than that of the rival's best iterates, which an oracle chooses"
+    )
+    kept = ~ours["fallen"]
+    if not kept.all() and kept.any():
+        rest = _means_ahead(ours["psnr"][kept], theirs["psnr"])
+        text += f"; its own fallen runs left out, {_between(rest, '+.2f')} dB"
+    return f"{text}."
 
 
 def _means_ahead(ours: pd.Series, theirs: pd.Series) -> pd.Series:
@@ -212,8 +229,6 @@ def diagnostics_says(table: pd.DataFrame) -> str:
         for pair in ("updated", "fixed")
     }
     reflected = {pair: means["norm_2D-I", pair] for pair in ("updated", "fixed")}
-    firm = {pair: int((norms <= 1).sum()) for pair, norms in reflected.items()}
-    levels = len(reflected["updated"])
     return (
         "Updated pair against fixed pair: where σ = σ₀ the MAP residual is "
         f"{_between(residual['updated'], '.2f')} against {_between(residual['fixed'], '.2f')}, "
@@ -222,10 +237,23 @@ def diagnostics_says(table: pd.DataFrame) -> str:
         f"{size[0]:,.0f} against {size[1]:,.0f}. The largest norms over noise levels are "
         f"{largest['updated']} against {largest['fixed']} for D and I − D; that of 2D − I is "
         f"{_between(reflected['updated'], '.2f')} against {_between(reflected['fixed'], '.2f')}, "
-        f"so that D can be firmly nonexpansive at {firm['updated']} against {firm['fixed']} of "
-        f"{levels} levels. The curvature in use exceeds {BOUND} at the last iterates of every "
-        f"image in {_step_margins(table, 'updated')} with the updated pair and in "
+        f"{_firmness(reflected)}. The curvature in use exceeds {BOUND} at the last iterates of "
+        f"every image in {_step_margins(table, 'updated')} with the updated pair and in "
         f"{_step_margins(table, 'fixed')} with the fixed one."
+    )
+
+
+def _firmness(reflected: Mapping[str, pd.Series]) -> str:
+    """What the norms of 2D − I, by pair and noise level, mean for PnP-ADMM."""
+    firm = {pair: int((norms <= 1).sum()) for pair, norms in reflected.items()}
+    if not any(firm.values()):
+        return (
+            "above 1 at every level with either D, so that neither satisfies the condition under "
+            "which PnP-ADMM's convergence is proven"
+        )
+    return (
+        f"so that D can be firmly nonexpansive at {firm['updated']} against {firm['fixed']} of "
+        f"{len(reflected['updated'])} levels"
     )
 
 

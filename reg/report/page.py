@@ -1,8 +1,10 @@
 """`index.md`, the page that GitHub renders, and `metrics.json`, what `dvc metrics` compares."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from jinja2 import Environment, StrictUndefined
 from reg.claims import cautions_of, count_verdicts
 from reg.report.figures import last_by_image
 from reg.report.tables import Sheet, to_markdown
+from reg.report.words import WORDS
 
 TEMPLATE = """\
 # Reproduction of PnP-ReG at scale `{{ profile }}`
 
 {{ counts }} Every number below is computed from result tables by the stage `report`; none is
-typed by hand. The rules behind the verdicts were fixed before looking; they stand in
-[claims.md](claims.md).
+typed by hand. The rules behind the verdicts were written before the first result; where one was
+changed afterwards, the claim says so. They stand in [claims.md](claims.md).
 {%- for caution in cautions %}
 
 > [!NOTE]
@@ -37,7 +40,21 @@ typed by hand. The rules behind the verdicts were fixed before looking; they sta
 - **{{ c.id }}: {{ c.verdict }}.** {{ c.evidence.why }} Measured: \
 {{ c.statistic }}; {{ c.images }} test image{{ "s" if c.images != 1 }}, \
 {{ c.seeds | length }} training seed{{ "s" if c.seeds | length != 1 }}.
+{%- if c.rule_changed %} Rule changed after results were seen: {{ c.rule_changed }}.
+{%- endif %}{% if committed(c.evidence.files) %} Numbers: {{ committed(c.evidence.files) }}.
+{%- endif %}
 {%- endfor %}
+{%- if paper %}
+
+## {{ paper.title }}
+
+{{ markdown(paper.sheet) }}
+
+{{ paper.sheet.caption }}
+
+<sub>From {{ listed(paper.files) }} and `params.yaml`; made by {{ commands(paper.stages) }}; \
+[LaTeX](tables/{{ paper.sheet.name }}.tex), [csv](tables/{{ paper.sheet.name }}.csv)</sub>
+{%- endif %}
 
 ## Figures
 {% for f in figures %}
@@ -51,8 +68,9 @@ typed by hand. The rules behind the verdicts were fixed before looking; they sta
 **What it says.** {{ f.says }}
 {%- endif %}
 
-<sub>From {{ listed(f.files) }}; made by {{ commands(f.stages) }}; \
-[vector pdf](figures/{{ f.name }}.pdf)</sub>
+<sub>From {{ listed(f.files) }}\
+{% if committed(f.files) %}, numbers in {{ committed(f.files) }}{% endif %}; \
+made by {{ commands(f.stages) }}; [vector pdf](figures/{{ f.name }}.pdf)</sub>
 {% endfor %}
 ## Tables
 {% for t in tables %}
@@ -85,9 +103,12 @@ typed by hand. The rules behind the verdicts were fixed before looking; they sta
 {%- endif %}
 ## How to make this again
 
-`make reproduce` from a fresh clone installs the pinned environment, retrains everything and
-writes this folder; in an environment that is installed, `dvc repro` does. One part is made by the
-command that stands under it. The profile is chosen by `profile:` in `params.yaml`.
+{{ again }}
+
+## Words
+{% for term, meaning in words %}
+- **{{ term }}**: {{ meaning }}
+{%- endfor %}
 """
 
 
@@ -132,6 +153,42 @@ def list_weights(models: Path) -> list[Weights]:
     return found
 
 
+def committed_tables(files: Iterable[str], tables: Iterable[TableEntry]) -> list[str]:
+    """The csv files of the report, `tables/x.csv`, with numbers of these result files."""
+    wanted = list(files)
+    return [
+        f"tables/{table.sheet.name}.csv"
+        for table in tables
+        if any(_overlap(file, of) for file in wanted for of in table.files)
+    ]
+
+
+def _overlap(file: str, other: str) -> bool:
+    """Whether two paths, either of which may be a pattern, can be the same file."""
+    return fnmatch(file, other) or fnmatch(other, file)
+
+
+def how_to_make(profile: str, folders: Sequence[str]) -> str:
+    """How to make the report of a profile again; commands stand in backticks.
+
+    `folders` are those of photographs that `data.root` must hold; none for bundled photographs.
+    """
+    setting = f"Set `profile: {profile}` in `params.yaml`, where another one stands"
+    if folders:
+        named = ", ".join(f"`{folder}`" for folder in folders)
+        setting = (
+            f"Set `profile: {profile}` in `params.yaml`, and `data.root` there to the folder that "
+            f"holds the image folders {named}"
+        )
+    return (
+        f"{setting}; then `make reproduce` in a fresh clone installs the pinned environment, "
+        "trains everything anew and writes this folder. In an environment that is installed, "
+        "`dvc repro` does, and a single part is made by the command that stands with it. "
+        "`reg verify` compares what came out with what was committed. Commit, packages, hardware "
+        "and times are in `provenance.json`."
+    )
+
+
 def index_markdown(
     profile: str,
     claims: Sequence[Mapping[str, Any]],
@@ -139,8 +196,15 @@ def index_markdown(
     tables: Sequence[TableEntry],
     weights: Sequence[Weights],
     settings: Mapping[str, object],
+    *,
+    paper: TableEntry | None,
+    again: str,
 ) -> str:
-    """The page: claims with verdict first, then figures, tables and what lies behind them."""
+    """The page: claims with verdict first, then figures, tables and what lies behind them.
+
+    `paper` is the table of what the paper did, and `again` how to make the page again.
+    """
+    links = partial(committed_tables, tables=tables)
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE).render(
         profile=profile,
@@ -151,6 +215,10 @@ def index_markdown(
         tables=tables,
         weights=weights,
         settings=settings,
+        paper=paper,
+        again=again,
+        words=WORDS,
+        committed=lambda files: ", ".join(f"[{t}]({t})" for t in links(files)),
         published=_published,
         measured=_measured,
         interval=_interval,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reg.claims import compared, curves, in_order, method_name, task_name, tasks_in_order
+from reg.claims import MSD_RANGE, compared, curves, in_order, method_name, task_name, tasks_in_order
 from reg.denoising import (
     CBSD68,
     CBSD68_IMAGES,
@@ -29,6 +29,7 @@ from reg.report.figures import PAIR_NAMES, last_by_image, log_curve
 from reg.report.findings import (
     BOUND,
     FALL,
+    MAP_RESIDUAL,
     NEAR,
     SCHEDULES,
     run_ends,
@@ -90,18 +91,23 @@ def _fixed(value: float, decimals: int) -> str:
     return "–" if pd.isna(value) else f"{value:.{decimals}f}"
 
 
-def _scientific(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.1e}"
+def _step(value: float) -> str:
+    """A mean squared step; at float32's rounding no more than that can be said."""
+    if pd.isna(value):
+        return "–"
+    floor = MSD_RANGE[0]
+    return f"≤ {floor:.0e}" if value <= floor * (1 + 1e-9) else f"{value:.1e}"
 
 
 # --- the tables -------------------------------------------------------------------------------
 
 
-def restoration_sheet(table: pd.DataFrame) -> Sheet:
+def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
     """PSNR and SSIM, mean over test images, by method and task.
 
     Each has the interval of the difference to PnP-GD. The csv has every other metric, too: PSNR
     without clipping, the oracle's choice of iterate (`psnr_best`) and the iterations taken.
+    `until` says how long methods ran.
     """
     rows = last_by_image(table)
     methods = in_order(rows["method"].unique().tolist())
@@ -138,7 +144,7 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
         "restoration",
         f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
-        f"second underlined.{seeds_say(table)}",
+        f"second underlined.{until}{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
         task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
@@ -147,10 +153,13 @@ def restoration_sheet(table: pd.DataFrame) -> Sheet:
     )
 
 
-def falls_sheet(table: pd.DataFrame) -> Sheet:
+def falls_sheet(
+    table: pd.DataFrame, until: str = "", ablation_iterations: int | None = None
+) -> Sheet:
     """How far below their own best iterate runs end, by method and task.
 
-    A run is one image with one training seed. The best iterate is that of an oracle.
+    A run is one image with one training seed. The best iterate is that of an oracle. `until` says
+    how long methods ran, `ablation_iterations` for how many the ablation did.
     """
     by_cell = run_ends(table).groupby(["method", "task"])
     found = pd.DataFrame(
@@ -175,11 +184,18 @@ def falls_sheet(table: pd.DataFrame) -> Sheet:
             for m in methods
         )
         blocks.append((heading, lines))
+    longer = (
+        f" The ablation runs for {ablation_iterations:,} iterations and never stops before: a "
+        "method that holds here may fall there."
+        if ablation_iterations
+        else ""
+    )
     return Sheet(
         "falls",
         "Where the runs of the table above end: PSNR of the last iterate against the best one, "
         "which an oracle that knows the truth chooses. A run is one image with one training seed. "
-        "PnP-GD and RED keep their iterates within [0,1], the others run as published.",
+        "PnP-GD and RED keep their iterates within [0,1], the others run as published."
+        f"{until}{longer}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
         found.reset_index(),
@@ -230,7 +246,8 @@ def task_means(rows: pd.DataFrame) -> pd.DataFrame:
 def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
     """PSNR of the last and of the best iterate and the last mean squared step, by task.
 
-    SSIM is shown where it was measured. `caption` may hold {images} and {iterations}.
+    The mean of the step is geometric, within MSD_RANGE, as the figures have it. SSIM is shown
+    where it was measured. `caption` may hold {images} and {iterations}.
     """
     records, blocks = [], []
     with_ssim = bool((table["metric"] == "ssim").any())
@@ -244,7 +261,7 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
             "psnr": ranked_in_group([r["psnr"] for r in measured], groups, 2),
             "psnr_best": [Cell(_fixed(r["psnr_best"], 2)) for r in measured],
             "ssim": ranked_in_group([r["ssim"] for r in measured], groups, 3),
-            "msd": [Cell(_scientific(r["msd"])) for r in measured],
+            "msd": [Cell(_step(r["msd"])) for r in measured],
         }
         shown = ["psnr", "psnr_best", *(["ssim"] if with_ssim else []), "msd"]
         lines = tuple(
@@ -277,7 +294,7 @@ def _convergence_means(table: pd.DataFrame, name: str, task: str, method: str) -
         "psnr": float(psnr.iloc[-1].mean()),
         "psnr_best": float(psnr.max(axis=0).mean()),
         "ssim": float(ssim.loc[ssim["metric"] == "ssim", "value"].mean()),
-        "msd": float(msd.iloc[-1].mean()),
+        "msd": float(10 ** np.log10(msd.iloc[-1].clip(*MSD_RANGE)).mean()),
     }
 
 
@@ -362,10 +379,11 @@ def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
     return Sheet(
         "diagnostics",
         f"The two pairs of networks on central crops of {table['image'].nunique()} validation "
-        "images, mean over images. Asymmetry is the ratio of the Frobenius norms of J minus its "
-        "transpose and J plus its transpose, J being the Jacobian; norms are spectral. By task: "
-        "at the last iterate of PnP-GD, near which the bounds would suffice for stability if G's "
-        "Jacobian were symmetric with no negative eigenvalue.",
+        f"images, mean over images. The relative MAP residual is {MAP_RESIDUAL}. Asymmetry is the "
+        "ratio of the Frobenius norms of J minus its transpose and J plus its transpose, J being "
+        "the Jacobian; norms are spectral. By task: at the last iterate of PnP-GD, near which the "
+        "bounds would suffice for stability if G's Jacobian were symmetric with no negative "
+        "eigenvalue.",
         ("Where (noise levels /255)", *PAIR_NAMES.values()),
         tuple(blocks),
         means,
@@ -382,7 +400,7 @@ DIAGNOSTICS = {
     "norm_2D-I": ("Norm of the Jacobian of 2D − I", 3),
     "curvature": ("PnP-GD's step: curvature in use", 1),
     "curvature_bound": (f"PnP-GD's step: curvature to exceed, {BOUND}", 1),
-    "plain_step_bound": ("PnP-GD's plain step: bound", 3),
+    "plain_step_bound": ("Largest stable μ of the plain step", 3),
 }
 
 
@@ -627,6 +645,7 @@ LATEX = {
     "→": r"$\to$",
     "←": r"$\leftarrow$",
     "ß": r"\ss{}",
+    "°": r"\textdegree{}",
     "²": r"\textsuperscript{2}",
     "†": r"\textdagger{}",
     "–": "--",
@@ -638,6 +657,8 @@ LATEX = {
     "”": "''",
 }
 SPECIAL = re.compile(
+    r"`(?P<code>[^`]+)`|(?P<symbol>(?<!\w)(?:L_[DG]|s_k)(?!\w))|"
+    r"(?<![\w.])(?P<mantissa>\d(?:\.\d+)?)e(?P<power>[+-]\d+)(?!\w)|"
     r"(?P<minus>(?<![\w.)])-(?=\d))|"
     + "|".join(re.escape(text) for text in sorted(LATEX, key=len, reverse=True))
     + r"|(?P<other>[^\x20-\x7e])"
@@ -645,18 +666,32 @@ SPECIAL = re.compile(
 
 
 def latex_text(text: str) -> str:
-    """Text as pdflatex prints it; one pass, no rescan.
+    """Text as pdflatex prints it; one pass, no rescan. What stands in backticks is code.
 
     A letter that has no command becomes its base letter, or [U+4E2D] where it has none, since
     names of images may hold any.
     """
 
     def command(found: re.Match[str]) -> str:
+        if found["code"]:
+            return latex_code(found["code"])
+        if found["symbol"]:
+            return f"${found['symbol']}$"
+        if found["power"]:
+            factor = "" if found["mantissa"] == "1" else rf"{found['mantissa']}\times "
+            return f"${factor}10^{{{int(found['power'])}}}$"
         if found["minus"]:
             return LATEX["−"]
         return _base_letter(found["other"]) if found["other"] else LATEX[found[0]]
 
     return SPECIAL.sub(command, text)
+
+
+def latex_code(text: object) -> str:
+    """A path or command in typewriter, which may go on in the next line after its marks."""
+    letters = (LATEX.get(c, c if c.isascii() else _base_letter(c)) for c in str(text))
+    broken = re.sub("[/@.=]", r"\g<0>\\allowbreak{}", "".join(letters))
+    return f"\\texttt{{{broken}}}"
 
 
 def _base_letter(letter: str) -> str:

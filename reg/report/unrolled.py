@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from reg.claims import compared, in_order, method_name, read_csv, task_name, tasks_in_order
 from reg.errors import InputError
+from reg.finetuning import STEPS_COLUMNS
 from reg.images import Pixels, read_pixels
 from reg.report.figures import (
     BLUE,
@@ -30,7 +31,6 @@ STARTS = {
     "end-to-end": "end to end",
 }
 LOG_COLUMNS = ("iteration", "psnr", "loss", "learning_rate", "task", "steps", "seed")
-STEPS_COLUMNS = ("task", "trained", "steps", "image", "psnr")
 PSNR_SHOWN = 4.0  # dB below the best that the training curves reach
 
 

@@ -8,12 +8,14 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image
 
 from reg.claims import (
@@ -31,7 +33,8 @@ from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.provenance import Code
 from reg.report.figures import CROP_SIDE, DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
-from reg.report.page import FigureEntry, TableEntry, Weights
+from reg.report.page import FigureEntry, TableEntry, Weights, committed_tables
+from reg.report.words import WORDS
 from reg.statistics import paired_difference
 
 TEMPLATES = Path(__file__).with_name("web")
@@ -70,6 +73,8 @@ def web_page(
     parameters: Mapping[str, object],
     code: Mapping[str, Code],
     cropped_from: str,
+    paper: TableEntry | None,
+    again: str,
 ) -> str:
     """The text of `index.html`; the same inputs give the same text.
 
@@ -89,6 +94,8 @@ def web_page(
         code: that of every stage.
         cropped_from: where photographs come from that are not ours to show whole, so that central
             crops of at most 160 × 160 pixels are compared; empty for photographs that are.
+        paper: the table of what the paper did.
+        again: how to make the page again.
 
     Raises:
         InputError: a figure or an image is missing or cannot be read.
@@ -104,12 +111,13 @@ def web_page(
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters.update(number=number, minus=true_minus)
+    environment.filters.update(number=number, minus=true_minus, spans=code_spans)
     environment.globals.update(
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
         verdict_class=VERDICTS,
         hashed=hashed,
+        committed=partial(committed_tables, tables=tables),
         stage_parameters=lambda stages: _stage_parameters(stages, parameters),
         stage_code=lambda stages: {name: code[name] for name in _base(stages) if name in code},
     )
@@ -134,6 +142,9 @@ def web_page(
         manifest=hashed([manifest.as_posix()]),
         code=code,
         parameters={k: _pretty(v) for k, v in parameters.items()},
+        paper=paper,
+        again=again,
+        words=WORDS,
     )
 
 
@@ -194,6 +205,8 @@ PARTS = {
     "images": "runs",
     "largest_drop": "largest drop (dB)",
     "smallest_shrink": "steps shrunk at least (×)",
+    "late_gain": "gained in the second half (dB)",
+    "original_converged": "runs that converged with the original D",
     "psnr": "PSNR",
     "msd": "steps",
     "log10_ratio": "log10 ratio",
@@ -261,6 +274,11 @@ def number(value: float | None, form: str = "") -> str:
 def true_minus(text: str) -> str:
     """Sentences with `−` before negative numbers, as the tables have it."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
+def code_spans(text: str) -> Markup:
+    """Text as HTML, with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 # --- the images compared ----------------------------------------------------------------------
