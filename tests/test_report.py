@@ -10,6 +10,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import skimage.data
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from reg.claims import COLUMNS, ClaimError, read_csv
@@ -412,6 +414,28 @@ def test_everything_is_written(tree: Path) -> None:
     written = contents(tree / "reports" / "tiny")
     assert set(written) == expected
     assert sum(map(len, written.values())) < 6e6
+
+
+def test_figures_are_the_same_whatever_fonts_a_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw() -> Figure:
+        figure = Figure(figsize=(1, 1))
+        figure.text(0.1, 0.5, "σ $10^{-14}$")
+        return figure
+
+    figures.save_figure(draw, tmp_path / "here")
+    (other,) = (font for font in fontManager.ttflist if font.name == "cmr10")
+    others = [replace(other, name="DejaVu Sans")]
+    monkeypatch.setattr(fontManager, "ttflist", others)
+    figures._bundled_fonts_alone.cache_clear()
+    figures.save_figure(draw, tmp_path / "there")
+    for suffix in (".pdf", ".png"):
+        here, there = (tmp_path / f"{name}{suffix}" for name in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+    assert {Path(font.fname).parent for font in fontManager.ttflist} == {
+        Path(mpl.get_data_path(), "fonts", "ttf")
+    }
 
 
 def test_another_process_writes_the_same_bytes(tree: Path) -> None:

@@ -6,6 +6,7 @@ method in every figure, with the line style telling variants of a method apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
     FixedLocator,
@@ -97,8 +99,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@cache
+def _bundled_fonts_alone() -> None:
+    """Forget the fonts of this machine, which may be others of the same names.
+
+    Nor is what is cached of them in a user's folder to be relied on: it may lack those of
+    matplotlib.
+    """
+    fontManager.ttflist.clear()
+    for path in sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        fontManager.addfont(path)
+
+
 def save_figure(draw: Callable[[], Figure], stem: Path) -> None:
     """Draw in the project's style; write `<stem>.pdf` and `<stem>.png` without dates."""
+    _bundled_fonts_alone()
     with mpl.rc_context(STYLE):
         figure = draw()
         figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
