@@ -452,9 +452,8 @@ def write_parameters(folder: Path, content: dict[str, Any]) -> None:
         YAML(typ="safe").dump(content, stream)
 
 
-def given_weights(folder: Path, content: dict[str, Any], name: str) -> Path:
-    content["profiles"]["tiny"]["pretrain"]["weights"] = name
-    return folder / name
+def given_weights(folder: Path, name: str = "denoiser.safetensors") -> Path:
+    return folder / "weights" / "tiny" / "pretrain" / name
 
 
 def given_images(folder: Path, content: dict[str, Any], count: int = 3) -> Path:
@@ -494,26 +493,26 @@ def small_image(folder: Path, content: dict[str, Any]) -> None:
     write_image(given_images(folder, content) / "train" / "0.png", torch.rand(1, 3, 80, 24))
 
 
-def no_weights(folder: Path, content: dict[str, Any]) -> None:
-    given_weights(folder, content, "given.safetensors")
+def weights_of_another_name(folder: Path, content: dict[str, Any]) -> None:
+    save_network(Denoiser(CHANNELS, 1), given_weights(folder, "drunet.safetensors"))
 
 
 def weights_of_another_kind(folder: Path, content: dict[str, Any]) -> None:
-    save_network(Regularizer(CHANNELS, 1), given_weights(folder, content, "given.safetensors"))
+    save_network(Regularizer(CHANNELS, 1), given_weights(folder))
 
 
 def weights_of_another_shape(folder: Path, content: dict[str, Any]) -> None:
-    path = given_weights(folder, content, "given.safetensors")
+    path = given_weights(folder)
     about = {"kind": "denoiser", "channels": CHANNELS, "blocks": 1}
     write_weights(path, Denoiser((4, 4, 8, 12), 1).network.state_dict(), about)
 
 
 def weights_of_another_size_than_asked_for(folder: Path, content: dict[str, Any]) -> None:
-    save_network(Denoiser((8, 8, 8, 8), 1), given_weights(folder, content, "given.safetensors"))
+    save_network(Denoiser((8, 8, 8, 8), 1), given_weights(folder))
 
 
 def no_weights_file(folder: Path, content: dict[str, Any]) -> None:
-    given_weights(folder, content, "given.safetensors").write_text("no weights")
+    given_weights(folder).write_text("no weights")
 
 
 Arrange = Callable[[Path, dict[str, Any]], None]
@@ -528,11 +527,11 @@ Arrange = Callable[[Path, dict[str, Any]], None]
         (no_images, "prepare", ["photographs/train", "holds no image"]),
         (unreadable_image, "prepare", ["photographs/test/1.png", "replace"]),
         (small_image, "prepare", ["photographs/train/0.png", "24x80", "32x32"]),
-        (no_weights, "pretrain", ["given.safetensors", "no such weights file"]),
-        (weights_of_another_kind, "pretrain", ["given.safetensors", "holds a regularizer"]),
-        (weights_of_another_shape, "pretrain", ["given.safetensors", "do not fit"]),
-        (weights_of_another_size_than_asked_for, "pretrain", ["given.safetensors", "channels"]),
-        (no_weights_file, "pretrain", ["given.safetensors", "not a weights file"]),
+        (weights_of_another_name, "pretrain", ["drunet.safetensors", "can lie here"]),
+        (weights_of_another_kind, "pretrain", ["denoiser.safetensors", "holds a regularizer"]),
+        (weights_of_another_shape, "pretrain", ["denoiser.safetensors", "do not fit"]),
+        (weights_of_another_size_than_asked_for, "pretrain", ["denoiser.safetensors", "channels"]),
+        (no_weights_file, "pretrain", ["denoiser.safetensors", "not a weights file"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
