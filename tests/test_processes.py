@@ -103,11 +103,11 @@ def test_a_place_is_what_torchrun_or_srun_says(monkeypatch: pytest.MonkeyPatch) 
 
 def test_processes_compute_every_cell_once() -> None:
     environment = os.environ | TORCHRUN | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    started = [
+    running = [
         subprocess.Popen([sys.executable, "-c", SHARE], env=environment | {"RANK": str(rank)})
         for rank in range(3)
     ]
-    assert [process.wait(60) for process in started] == [0, 0, 0]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
     log = [line.split() for line in Path("log").read_text().splitlines()]
     assert sorted(int(k) for k, _ in log) == list(range(20))
     assert finished() == sorted(f"cell{k}" for k in range(20))
@@ -123,15 +123,21 @@ def test_what_another_has_begun_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -
     assert done == [2, 0, 3]
 
 
+def started(shared: dict[str, Callable[[], State]]) -> Thread:
+    """A process, as a thread, that has had time for all cells but the locked one."""
+    thread = Thread(target=finish_share, args=("key", shared))
+    thread.start()
+    thread.join(0.5)
+    return thread
+
+
 def test_the_first_waits_for_what_others_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
     shared, done = cells(4)
     (CHECKPOINTS / "key").mkdir(parents=True)
     other = (CHECKPOINTS / "key" / "cell1.lock").open("a")
     flock(other, LOCK_EX)
-    first = Thread(target=finish_share, args=("key", shared))
-    first.start()
-    first.join(0.5)
+    first = started(shared)
     assert first.is_alive()
     assert done == [0, 2, 3]
     finished_cell("key", "cell1", lambda: {"k": 1})
@@ -151,9 +157,7 @@ def test_the_first_takes_over_from_a_process_that_was_killed(
     other = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    first = Thread(target=finish_share, args=("key", shared))
-    first.start()
-    first.join(0.5)
+    first = started(shared)
     assert done == [0, 2]
     other.send_signal(signal.SIGKILL)
     other.wait()
