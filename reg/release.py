@@ -34,6 +34,7 @@ from reg.networks import (
 )
 from reg.operators import GAUSSIAN_KERNELS
 from reg.problems import Problem, parse_task, task_label
+from reg.report.words import blur
 from reg.restoration import DENOISER, ITERATIONS, REGULARIZER, TOLERANCE, UNROLLED, parameters_of
 from reg.unrolled import load_unrolled
 
@@ -310,13 +311,9 @@ def model_card(
 
 def kernels_say(tasks: Sequence[str]) -> str:
     """The Gaussian kernels of tasks in a sentence without its full stop: widths and direction."""
-    said = {}
-    for kernel in sorted({parse_task(task).kernel for task in tasks} & GAUSSIAN_KERNELS.keys()):
-        (along, across), angle = GAUSSIAN_KERNELS[kernel]
-        wide = f"{along:.1f} × {across:.1f} pixels at {angle:g}°"
-        said[kernel] = f"{along:.1f} pixels" if along == across else wide
-    widths = ", ".join(f"{kernel} {text}" for kernel, text in said.items())
-    return f"Standard deviations of the blurs: {widths}" if said else ""
+    kernels = {parse_task(task).kernel for task in tasks} & GAUSSIAN_KERNELS.keys()
+    widths = "; ".join(blur(kernel) for kernel in sorted(kernels))
+    return f"Standard deviations of the blurs: {widths}" if kernels else ""
 
 
 def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:

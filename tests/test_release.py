@@ -232,5 +232,7 @@ def test_the_command_says_what_it_wrote() -> None:
 
 def test_the_card_says_what_the_blurs_are() -> None:
     said = kernels_say(["sr-x2-2.55", "deblur-k5-2.55", "deblur-k3-2.55", "deblur-k5-7.65"])
-    assert said == "Standard deviations of the blurs: k3 2.0 pixels, k5 3.0 × 1.2 pixels at 144°"
+    assert (
+        said == "Standard deviations of the blurs: k3: 2 pixels; k5: 3 pixels at 144°, 1.22 across"
+    )
     assert kernels_say(["inpaint-20"]) == ""

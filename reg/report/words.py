@@ -3,7 +3,7 @@
 from reg.operators import GAUSSIAN_KERNELS
 
 
-def _blur(name: str) -> str:
+def blur(name: str) -> str:
     """`k5: 3 pixels at 144°, 1.22 across`: the standard deviations of a Gaussian blur."""
     (major, minor), angle = GAUSSIAN_KERNELS[name]
     if major == minor:
@@ -82,7 +82,7 @@ WORDS = (
     (
         "Deblurring k0 to k7",
         "which Gaussian blur, by its standard deviation: k0 to k3 are round and grow, k4 to k7 are "
-        f"longer in one direction. {'; '.join(_blur(name) for name in ('k3', 'k5', 'k7'))} (angles "
+        f"longer in one direction. {'; '.join(blur(name) for name in ('k3', 'k5', 'k7'))} (angles "
         "with x to the right and y down).",
     ),
     ("Super-resolution ×2", "recover an image from one of half the width and height."),
