@@ -19,7 +19,7 @@ from reg.errors import InputError
 from reg.report.document import compile_document, document_latex
 from reg.report.figures import save_figure
 from reg.report.page import FigureEntry, TableEntry, Weights
-from reg.report.tables import Cell, Sheet, to_latex
+from reg.report.sheets import Cell, Sheet, to_latex
 from reg.report.words import WORDS
 
 ROOT = Path(__file__).parents[1]

@@ -30,7 +30,9 @@ from reg.errors import InputError
 from reg.images import Pixels
 from reg.networks import Denoiser, Regularizer, save_network
 from reg.params import read_params
-from reg.report import _named, figures, findings, make_report, tables, unrolled
+from reg.report import figures, findings, make_report, tables, unrolled
+from reg.report.captions import named
+from reg.report.sheets import latex_text, to_latex, to_markdown
 from reg.report.unrolled import LOG_COLUMNS, STEPS_COLUMNS
 
 TASKS = {"deblur-k5-2.55": 26.0, "deblur-k7-7.65": 23.0, "sr-x2-2.55": 27.0, "inpaint-20": 24.0}
@@ -561,15 +563,13 @@ def test_best_is_bold_and_second_underlined_and_equals_share() -> None:
 
 
 def test_latex_text_escapes_what_tex_would_read() -> None:
-    assert tables.latex_text("20 %, σₙ_√2 & ×2") == r"20~\%, $\sigma_n$\_$\surd$2 \& $\times$2"
-    assert tables.latex_text("a\\b{c}") == r"a\textbackslash{}b\{c\}"
-    assert tables.latex_text("PnP-GD k-3: -0.1 [-2]") == "PnP-GD k-3: $-$0.1 [$-$2]"
-    assert tables.latex_text("Größe 中") == r"Gro\ss{}e [U+4E2D]"
-    assert tables.latex_text("`make a_b`, L_G, s_k, XL_G") == (
-        r"\texttt{make a\_b}, $L_G$, $s_k$, XL\_G"
-    )
-    assert tables.latex_text("≤ 1e-14, 2.5e+07") == r"$\leq$ $10^{-14}$, $2.5\times 10^{7}$"
-    assert tables.latex_text("4e-14a f1e-14") == "4e-14a f1e-14"
+    assert latex_text("20 %, σₙ_√2 & ×2") == r"20~\%, $\sigma_n$\_$\surd$2 \& $\times$2"
+    assert latex_text("a\\b{c}") == r"a\textbackslash{}b\{c\}"
+    assert latex_text("PnP-GD k-3: -0.1 [-2]") == "PnP-GD k-3: $-$0.1 [$-$2]"
+    assert latex_text("Größe 中") == r"Gro\ss{}e [U+4E2D]"
+    assert latex_text("`make a_b`, L_G, s_k, XL_G") == (r"\texttt{make a\_b}, $L_G$, $s_k$, XL\_G")
+    assert latex_text("≤ 1e-14, 2.5e+07") == r"$\leq$ $10^{-14}$, $2.5\times 10^{7}$"
+    assert latex_text("4e-14a f1e-14") == "4e-14a f1e-14"
 
 
 def test_labels_at_line_ends_keep_their_order_and_distance() -> None:
@@ -710,7 +710,7 @@ def test_a_diverged_iterate_leaves_the_other_diagnostics_in_place(broken: Path) 
     bounds = [line for line in figure.axes[-1].lines if line.get_marker() == "o"]
     shown = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in bounds])
     assert np.isfinite(shown).sum() == 2 * 4  # images; tasks and pairs that are left
-    assert "–" in tables.to_markdown(tables.diagnostics_sheet(read_csv(path, DIAGNOSTICS_COLUMNS)))
+    assert "–" in to_markdown(tables.diagnostics_sheet(read_csv(path, DIAGNOSTICS_COLUMNS)))
 
 
 def test_a_schedule_is_near_from_where_it_no_more_falls_below() -> None:
@@ -912,7 +912,7 @@ def test_long_tables_continue_on_further_pages_without_losing_a_line() -> None:
     lines = tuple((tables.Cell(f"line{i}"), tables.Cell("1")) for i in range(20))
     blocks = tuple((f"block{k}", lines) for k in range(5))
     sheet = tables.Sheet("long", "A caption.", ("Name", "Number"), blocks, pd.DataFrame())
-    tex = tables.to_latex(sheet)
+    tex = to_latex(sheet)
     assert tex.count("\\begin{table}") == tex.count("\\end{table}") == 3
     assert tex.count("\\label{tab:long}") == 1
     assert tex.count("(continued)") == 2
@@ -948,7 +948,7 @@ def test_the_last_step_is_a_geometric_mean_that_stops_at_rounding() -> None:
     ((_, lines),) = sheet.blocks
     assert [line[-1].text for line in lines] == ["1.0e-06", "≤ 1e-14"]
     np.testing.assert_allclose(sheet.numbers["msd"], [1e-6, 1e-14])
-    tex = tables.to_latex(sheet)
+    tex = to_latex(sheet)
     assert "S[table-format={1.1e-1}]" in tex
     assert r"{$\leq$ $10^{-14}$} \\" in tex
 
@@ -1353,10 +1353,10 @@ def test_captions_count_the_images_of_each_set() -> None:
     manifest = pd.DataFrame(rows, columns=["name", "role", "source"])
     names = manifest["name"].tolist()
     of_test = names[:-1]
-    assert _named(manifest, of_test) == "10 test images (kodak: 9, sets/set5: 1)"
-    assert _named(manifest, of_test[:8]) == "8 test images (kodak: 8 of 9)"
-    assert _named(manifest, ["b", "a"]) == "2 test images (a, b)"
-    assert _named(manifest, ["x"], "validation") == "1 validation image (x)"
+    assert named(manifest, of_test) == "10 test images (kodak: 9, sets/set5: 1)"
+    assert named(manifest, of_test[:8]) == "8 test images (kodak: 8 of 9)"
+    assert named(manifest, ["b", "a"]) == "2 test images (a, b)"
+    assert named(manifest, ["x"], "validation") == "1 validation image (x)"
 
 
 @pytest.mark.parametrize("content", ["iteration,psnr\n10,high\n", "psnr\n20\n", "iteration\n", ""])

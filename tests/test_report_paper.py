@@ -8,9 +8,11 @@ import pytest
 from reg.claims import COLUMNS
 from reg.networks import Denoiser, Network, Regularizer, imported_from, save_network
 from reg.params import Profile, read_params
-from reg.report import ADMM_FALLS, page, tables
+from reg.report import page
+from reg.report.figure_entries import ADMM_FALLS
 from reg.report.page import TableEntry
 from reg.report.paper import PAPER, origin_of_g, paper_sheet, settings_of
+from reg.report.sheets import Sheet, to_latex
 from reg.report.words import WORDS
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +74,7 @@ def sheet(models: Path, active: Profile) -> pd.DataFrame:
     made = paper_sheet(active, models, manifest, restoration)
     assert "not available to us" in made.caption
     assert made.numbers["what"].tolist() == list(PAPER)
-    assert tables.to_latex(made).isascii()
+    assert to_latex(made).isascii()
     return made.numbers.set_index("what")
 
 
@@ -123,7 +125,7 @@ def test_the_way_to_make_it_again_names_the_folders_that_are_needed() -> None:
 
 def test_committed_tables_are_those_of_the_same_results() -> None:
     entries = [
-        TableEntry(name, tables.Sheet(name, "", (), (), pd.DataFrame()), (file,), ())
+        TableEntry(name, Sheet(name, "", (), (), pd.DataFrame()), (file,), ())
         for name, file in (("one", "results/a/table.csv"), ("two", "results/b/*/table.csv"))
     ]
     assert page.committed_tables(["results/a/table.csv"], entries) == ["tables/one.csv"]

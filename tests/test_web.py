@@ -22,7 +22,7 @@ from reg.errors import InputError
 from reg.provenance import Code
 from reg.report import web
 from reg.report.page import FigureEntry, TableEntry, Weights
-from reg.report.tables import Cell, Sheet
+from reg.report.sheets import Cell, Sheet
 from reg.report.words import WORDS
 from reg.statistics import paired_difference
 

@@ -18,7 +18,7 @@ from reg.claims import cautions_of, count_verdicts
 from reg.console import say
 from reg.errors import InputError
 from reg.report.page import FigureEntry, TableEntry, Weights
-from reg.report.tables import latex_code, latex_text
+from reg.report.sheets import latex_code, latex_text
 from reg.report.words import WORDS
 
 RUNS = 5  # of pdflatex, at most; a document whose references settle needs two or three

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from reg.claims import cautions_of, count_verdicts
 from reg.report.figures import last_by_image
-from reg.report.tables import Sheet, to_markdown
+from reg.report.sheets import Sheet, to_markdown
 from reg.report.words import WORDS
 
 TEMPLATE = """\

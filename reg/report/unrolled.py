@@ -22,7 +22,8 @@ from reg.report.figures import (
     last_by_image,
     names_right,
 )
-from reg.report.tables import Cell, Sheet, ranked_in_group, task_means
+from reg.report.sheets import Cell, Sheet
+from reg.report.tables import ranked_in_group, task_means
 
 STARTS = {
     "reg": "ReG",
