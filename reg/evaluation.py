@@ -76,26 +76,11 @@ def evaluate(
         kept = shown if job.task in keep and training_seed == first else {}
 
         def compute() -> State:
-            use = networks[training_seed]
-            problem = make_problem(job.task, batch.to(use.device), names, seed)
-            with inference(precision, use.device):
-                iterates = iterate(job.method, problem, use, job.parameters)
-                if tolerance is not None:
-                    iterates = settle(iterates, problem.start, tolerance)
-                curves, last = trace(iterates, problem, iterations)
-            curves, last = {name: curve.cpu() for name, curve in curves.items()}, last.cpu()
-            measured = {"ssim": ssim(last, batch)}
-            if tolerance is not None:
-                measured |= {
-                    # 0 dB where an iterate diverged, as in `trace`
-                    "psnr_unclipped": psnr(last, batch, clip=False)
-                    .masked_fill(curves["msd"][-1].isinf(), 0.0)
-                    .tolist(),
-                    "psnr_best": curves["psnr"].amax(dim=0).tolist(),
-                    "iterations": iterations_taken(curves["msd"]).tolist(),
-                }
+            state, last = run_job(
+                job, names, batch, networks[training_seed], iterations, tolerance, seed, precision
+            )
             pictured = {n: x.clone() for n, x in zip(names, last, strict=True) if n in kept}
-            return {"curves": curves, "measured": measured, "pictures": pictured}
+            return {**state, "pictures": pictured}
 
         # Batches differ in size between devices, and a run may go on on another one.
         return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
@@ -112,18 +97,50 @@ def evaluate(
     rows: list[Row] = []
     with progress("cells", len(parts)) as bar:
         for (job, names, _), (name, compute) in zip(parts, cells, strict=True):
-            training_seed = first if job.seed is None else job.seed
             state = finished_cell(key, name, compute)
-            curves, measured = state["curves"], state["measured"]
+            of = (job.task, job.method, first if job.seed is None else job.seed, names)
             if tolerance is None:
-                rows += curve_rows(job.task, job.method, training_seed, names, curves)
-            else:
-                measured = {"psnr": curves["psnr"][-1].tolist(), **measured}
-            rows += final_rows(job.task, job.method, training_seed, names, iterations, measured)
+                rows += curve_rows(*of, state["curves"])
+            rows += final_rows(*of, iterations, state["measured"])
             for image_name, image in state["pictures"].items():
                 write_image(pictures / job.task / job.method / f"{image_name}.png", image[None])
-            bar.step(f"{job.task} {job.method} {curves['psnr'][-1].mean():.2f} dB")
+            bar.step(f"{job.task} {job.method} {state['curves']['psnr'][-1].mean():.2f} dB")
     return long_table(rows)
+
+
+def run_job(
+    job: Job,
+    names: Sequence[str],
+    batch: Tensor,
+    networks: Networks,
+    iterations: int,
+    tolerance: float | None,
+    seed: int,
+    precision: Precision,
+) -> tuple[State, Tensor]:
+    """What `evaluate` measures of one job on a batch (N,3,H,W), and its last iterates.
+
+    Returns {"curves": those of `trace`, "measured": a value per image for each metric}.
+    """
+    problem = make_problem(job.task, batch.to(networks.device), names, seed)
+    with inference(precision, networks.device):
+        iterates = iterate(job.method, problem, networks, job.parameters)
+        if tolerance is not None:
+            iterates = settle(iterates, problem.start, tolerance)
+        on_device, last = trace(iterates, problem, iterations)
+    curves, last = {name: curve.cpu() for name, curve in on_device.items()}, last.cpu()
+    measured = {"ssim": ssim(last, batch)}
+    if tolerance is not None:
+        unclipped = psnr(last, batch, clip=False)
+        measured = {
+            "psnr": curves["psnr"][-1].tolist(),
+            **measured,
+            # 0 dB where an iterate diverged, as in `trace`
+            "psnr_unclipped": unclipped.masked_fill(curves["msd"][-1].isinf(), 0.0).tolist(),
+            "psnr_best": curves["psnr"].amax(dim=0).tolist(),
+            "iterations": iterations_taken(curves["msd"]).tolist(),
+        }
+    return {"curves": curves, "measured": measured}, last
 
 
 def every_nth(images: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from reg.datasets import CACHE, MEMORY_MB
 from reg.errors import InputError
-from reg.methods import canonical, method_named
+from reg.methods import canonical
 from reg.networks import Form, Precision
 from reg.problems import parse_task
 from reg.training import Recipe
@@ -50,8 +50,6 @@ def _check_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
 def _check_methods(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(map(canonical, names))) < len(names):
         raise ValueError("a method is listed twice; list it once")
-    for name in names:
-        method_named(name)
     return names
 
 
