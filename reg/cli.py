@@ -5,7 +5,7 @@ Commands import what they need when they run: `reg --help` should not wait for t
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,15 +17,66 @@ from reg.errors import InputError, fail
 if TYPE_CHECKING:
     from reg.networks import Network
     from reg.params import Params
+    from reg.restoration import Restoration, Restored
 
 
-@click.group()
+class OneLineCommand(click.Command):
+    """A command whose arguments are refused in one line, as all bad input is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _one_line_of_usage(ctx):
+            return super().parse_args(ctx, args)
+
+
+class OneLineGroup(click.Group):
+    """A group whose commands are refused in one line, if unknown or wrongly called."""
+
+    command_class = OneLineCommand
+    group_class = type
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # click shows the help
+            return super().parse_args(ctx, args)
+        with _one_line_of_usage(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        with _one_line_of_usage(ctx):
+            return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _one_line_of_usage(ctx: click.Context) -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        reason = " ".join(error.format_message().split())
+        end = "" if reason.endswith((".", "?")) else "."
+        fail(InputError(f"{reason}{end} See `{(error.ctx or ctx).command_path} --help`."))
+
+
+class Place(click.Path):
+    """A path. An empty one is refused: it would be the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("is empty; name a file or a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PLACE = Place(path_type=Path)
+FILE = Place(dir_okay=False, path_type=Path)
+
+
+@click.group(name="reg", cls=OneLineGroup)
 @click.version_option(package_name="reg")
 def main() -> None:
     """PnP-ReG: reproduce the paper by `dvc repro`; these commands look at it."""
 
 
-@main.command()
+@main.command(short_help="Check params.yaml and the data folder.")
 def check() -> None:
     """Check params.yaml and the data folder, before any work starts."""
     params = _params()
@@ -36,7 +87,7 @@ def check() -> None:
     click.echo(f"params.yaml is valid. Profile {params.profile}, images from {source}.")
 
 
-@main.command()
+@main.command(short_help="Write the report's provenance.json anew.")
 def provenance() -> None:
     """Write reports/<profile>/provenance.json anew from the latest run of each stage."""
     from reg.provenance import write_provenance
@@ -48,20 +99,23 @@ def provenance() -> None:
     click.echo(str(path))
 
 
-@main.command()
+@main.command(short_help="Print the paper's claims with their verdicts.")
 @click.option("--profile", help="Profile whose report is read; default: the one of params.yaml.")
 def claims(profile: str | None) -> None:
     """Print the paper's claims with their verdicts, from reports/<profile>/claims.json."""
     path = Path("reports", profile or _params().profile, "claims.json")
+    lines = []
     try:
         for claim in json.loads(path.read_text(encoding="utf-8")):
-            click.echo(f"{claim['verdict']:>15}  {claim['id']}: {claim['claim']}")
-            click.echo(f"{'':>15}  {claim['evidence']['why']}")
+            lines.append(f"{claim['verdict']:>15}  {claim['id']}: {claim['claim']}")
+            lines.append(f"{'':>15}  {claim['evidence']['why']}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         fail(InputError(f"{path}: cannot be read ({error!r}); run `make reproduce` first"))
+    for line in lines:
+        click.echo(line)
 
 
-@main.command()
+@main.command(short_help="Compare the report with the committed one; nothing is run.")
 @click.option("--profile", help="Profile whose report is compared; default: that of params.yaml.")
 @click.option("--against", default="HEAD", show_default=True, help="Commit, tag or branch.")
 def verify(profile: str | None, against: str) -> None:
@@ -82,10 +136,7 @@ def verify(profile: str | None, against: str) -> None:
 # --- weights -------------------------------------------------------------------------------
 
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-@main.group()
+@main.group(short_help="Fetch, import and export network weights.")
 def weights() -> None:
     """Fetch, import and export network weights.
 
@@ -100,36 +151,42 @@ def weights() -> None:
     """
 
 
-@weights.command("import")
+@weights.command("import", short_help="Convert PyTorch's format into this package's.")
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Default: weights/<name of FILE>.safetensors.")
 @click.option("--key", help="Which network, if FILE holds several: model2, params_ema, …")
-def import_(file: Path, output: Path | None, key: str | None) -> None:
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+def import_(file: Path, output: Path | None, key: str | None, force: bool) -> None:
     """Convert FILE, weights of D or G in PyTorch's format, into this package's format."""
-    from reg.weights import import_weights
+    from reg.weights import check_target, import_weights
 
     output = output or Path("weights", file.name).with_suffix(".safetensors")
     with _one_line():
+        check_target(file, output, "import", force=force)
         click.echo(f"{output}: {_described(import_weights(file, output, key))}")
 
 
-@weights.command()
+@weights.command(short_help="Convert this package's format for others: PyTorch, ONNX.")
 @click.argument("file", type=FILE)
 @click.option("--format", "format_", type=click.Choice(["kair", "onnx"]), required=True)
-@click.option("-o", "--output", type=FILE, required=True)
-def export(file: Path, format_: str, output: Path) -> None:
+@click.option("-o", "--output", type=FILE, required=True, help=".pth or .pt of kair, .onnx.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+def export(file: Path, format_: str, output: Path, force: bool) -> None:
     """Convert FILE, weights of this package, for others.
 
-    `kair` also suits DPIR and deepinv; `onnx` takes images of any size, and needs the extra `onnx`.
+    `kair` is a file of PyTorch for KAIR, DPIR and deepinv. It holds D, and G of the paper's plain
+    form; a G of the residual form, as profiles that take minutes train it, fits into `onnx` alone.
+    `onnx` takes images of any size, and needs the extra `onnx`.
     """
-    from reg.weights import export_kair, export_onnx
+    from reg.weights import check_target, export_kair, export_onnx
 
     with _one_line():
+        check_target(file, output, format_, force=force)
         network = (export_kair if format_ == "kair" else export_onnx)(file, output)
         click.echo(f"{output}: {_described(network)}, format {format_}")
 
 
-@weights.command()
+@weights.command(short_help="Make weights/released/, which `reg restore` takes.")
 @click.option("--profile", help="Whose networks; default: that of params.yaml.")
 def release(profile: str | None) -> None:
     """Make weights/released/, which `reg restore` takes, of a profile's networks and results.
@@ -140,11 +197,16 @@ def release(profile: str | None) -> None:
         from reg.release import RELEASED
         from reg.release import release as make
 
-        for file in make(profile or _params().profile):
+        profile = profile or _params().profile
+        if not Path("models", profile).is_dir():
+            raise InputError(
+                f"models/{profile}: no such folder; name a profile whose networks are trained"
+            )
+        for file in make(profile):
             click.echo(f"{RELEASED / file.name}: {file.stored}, {file.megabytes:.1f} MB")
 
 
-@weights.command("download")
+@weights.command("download", short_help="Fetch a weights file by URL or by name.")
 @click.argument("source", metavar="NAME|URL")
 @click.option("--sha256", help="Of the file's bytes; known of the published names.")
 @click.option("-o", "--output", type=FILE, help="Default: weights/<file name>.")
@@ -176,24 +238,11 @@ SEEDS = 2**63 - 1  # the greatest that torch's generators take
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class OneLineCommand(click.Command):
-    """A command whose options are refused in one line, as all bad input is."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            reason = " ".join(error.format_message().split())
-            fail(InputError(f"{reason} See `reg {ctx.info_name} --help`."))
-
-
 def _photographs(command: Command) -> Command:
     """What `restore` and `degrade` have in common."""
     options = [
         click.argument("inputs", nargs=-1, required=True),
-        click.option(
-            "-o", "--output", type=click.Path(path_type=Path), required=True, help="File or folder."
-        ),
+        click.option("-o", "--output", type=PLACE, required=True, help="File or folder."),
         click.option(
             "--task", type=click.Choice(["deblur", "sr", "inpaint", "denoise"]), required=True
         ),
@@ -209,7 +258,7 @@ def _photographs(command: Command) -> Command:
     return command
 
 
-@main.command(cls=OneLineCommand)
+@main.command(short_help="Restore photographs: deblur, enlarge, fill holes, denoise.")
 @_photographs
 @click.option("--sigma", default=None, help="Noise level /255, or auto. [auto; inpaint: 0]")
 @click.option(
@@ -218,22 +267,18 @@ def _photographs(command: Command) -> Command:
     help="[pnp-gd; denoise: denoiser]",
 )
 @click.option("--iterations", type=int, help="At most so many. [40]")
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of the networks.")
+@click.option("--weights", type=PLACE, help="Folder of the networks.")
 @click.option("--compare", is_flag=True, help="Write <output>-compare.png, before and after.")
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path),
-    help="For its PSNR: a file, or a folder of equal names.",
-)
+@click.option("--truth", type=PLACE, help="For its PSNR: a file, or a folder of equal names.")
 @click.option("--skip-existing", is_flag=True, help="Go on where an interrupted run ended.")
 def restore(
     inputs: tuple[str, ...],
     output: Path,
     *,
+    task: Any,
     kernel: str | None,
     mask: Path | None,
     sigma: str | None,
-    weights: Path | None,
     compare: bool,
     truth: Path | None,
     force: bool,
@@ -248,61 +293,65 @@ def restore(
       reg restore scan.tif -o whole.tif --task inpaint --mask mask.png
       reg restore in.jpg -o out.png --task denoise
 
-    PNG, JPEG, TIFF and WebP, gray or colour. Depth, alpha and metadata are kept. Networks are those
-    of --weights, of weights/released/, or of models/<profile>/.
+    PNG, JPEG, TIFF and WebP, gray or colour. Depth, alpha and metadata are kept; TIFF is written
+    without compression. Networks are those of --weights, of weights/released/, or of
+    models/<profile>/.
     """
     with _one_line():
         from tqdm import tqdm
 
         from reg import photos, restoration
 
-        level: Any = sigma if sigma in (None, "auto") else _number("--sigma", sigma or "")
-        pairs = photos.pair_files(inputs, output, force=force, skip=skip_existing)
-        options |= _known(kernel, mask)
-        options["weights"] = restoration.find_weights(weights)
-        degradation = restoration.Degradation.of(
-            options["task"], options.get("kernel"), options["factor"], options.get("mask")
+        if force and skip_existing:
+            raise InputError("--force: contradicts --skip-existing; leave one of them out")
+        every = photos.pair_files(inputs, output, existing=force or skip_existing)
+        pairs = [pair for pair in every if not (skip_existing and pair[1].exists())]
+        how = restoration.Restoration.of(
+            task, sigma=sigma and _number(sigma), **_known(kernel, mask), **options
         )
-        factor = degradation.factor or 1
-        if compare:
-            _must_differ(_comparison(target) for _, target in pairs)
+        truths = {} if truth is None else {path: _truth_of(path, truth) for path, _ in pairs}
+        sheets = {target: _beside(target, "compare") for _, target in pairs if compare}
+        photos.check_outputs(
+            [target for _, target in pairs],
+            sheets.values(),
+            [path for path, _ in every],
+            [*truths.values(), *_files(kernel, mask)],
+            existing=force,
+        )
         for path, target in pairs:  # before any work starts
             photo = photos.read_photo(path)
-            height, width = photo.pixels.shape[:2]
-            photos.check_format(target, photo, factor)
-            degradation.check_size(height, width)
-            restoration.check_memory(height, width, factor)
-            if truth is not None:
-                reference = photos.read_photo(_truth_of(path, truth))
-                restoration.trimmed(reference.pixels, photo.pixels, factor)
-            if compare and _comparison(target).exists() and not force:
-                raise InputError(f"{_comparison(target)}: exists; remove it, or use --force")
+            photos.check_format(target, photo, how.factor)
+            with _naming(path):
+                how.check_size(*photo.pixels.shape[:2])
+            if path in truths:
+                reference = photos.read_photo(truths[path])
+                with _naming(path):
+                    restoration.trimmed(reference.pixels, photo.pixels, how.factor)
         for path, target in pairs:
             began, photo = time.monotonic(), photos.read_photo(path)
-            known = None if truth is None else photos.read_photo(_truth_of(path, truth)).pixels
+            known = photos.read_photo(truths[path]).pixels if path in truths else None
             with tqdm(desc=path.name, leave=False, disable=None) as bar:  # on terminals only
 
                 def show(done: int, total: int, bar: Any = bar) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                restored = photos.Photo(
-                    restoration.restore(photo.pixels, sigma=level, notify=show, **options),
-                    photo.metadata,
-                )
-            note = f"{time.monotonic() - began:.1f} s"
+                with _naming(path):
+                    restored = how.run(photo.pixels, show)
+            note = f"{time.monotonic() - began:.1f} s, {_what_was_done(how, restored)}"
             if known is not None:
-                before, after = restoration.measure(photo.pixels, restored.pixels, known)
+                before, after = restoration.measure(photo.pixels, restored.image, known)
                 note += f", PSNR {before:.2f} → {after:.2f} dB"
-            photos.write_photo(target, restored)
+            photos.write_photo(target, photos.Photo(restored.image, photo.metadata))
             if compare:
-                restoration.draw_comparison(
-                    photo.pixels, restored.pixels, known, _comparison(target)
-                )
+                restoration.draw_comparison(photo.pixels, restored.image, known, sheets[target])
             click.echo(f"{target}: {note}")
+        if len(every) > len(pairs):
+            click.echo(f"{len(every) - len(pairs)} skipped: their outputs exist")
+        _say_left_out(inputs)
 
 
-@main.command(cls=OneLineCommand)
+@main.command(short_help="Make test inputs: blur, reduce, punch holes, add noise.")
 @_photographs
 @click.option(
     "--known", type=float, help="Of inpaint, instead of --mask: percentage of the pixels that stay."
@@ -313,14 +362,14 @@ def degrade(
     inputs: tuple[str, ...],
     output: Path,
     *,
-    task: str,
+    task: Any,
     kernel: str | None,
     mask: Path | None,
+    factor: int | None,
     known: float | None,
     sigma: str,
     seed: int,
     force: bool,
-    **options: Any,
 ) -> None:
     """Make what `reg restore` undoes: the same tasks, and noise by --sigma and --seed.
 
@@ -329,76 +378,95 @@ def degrade(
     with _one_line():
         from reg import photos, restoration
 
-        level = _number("--sigma", sigma)
-        pairs = photos.pair_files(inputs, output, force=force)
-        options |= _known(kernel, mask)
+        level = restoration.to_sigma(_number(sigma))
+        pairs = photos.pair_files(inputs, output, existing=force)
         if known is not None and (mask is not None or task != "inpaint"):
             raise InputError("--known: is for inpaint without --mask; leave one of them out")
-        drawn = {target: target.with_name(f"{target.stem}-mask.png") for _, target in pairs}
-        if known is not None:
-            _must_differ(drawn.values())
+        if task == "inpaint" and known is None and mask is None:
+            raise InputError(
+                "task inpaint: needs a mask; give it by --mask, or draw one by --known"
+            )
+        given = {"factor": factor} | _known(kernel, mask)
+        drawn = {target: _beside(target, "mask") for _, target in pairs if known is not None}
+        photos.check_outputs(
+            [target for _, target in pairs],
+            drawn.values(),
+            [path for path, _ in pairs],
+            _files(kernel, mask),
+            existing=force,
+        )
+
+        def needs(path: Path, photo: photos.Photo) -> dict[str, Any]:
+            if known is None:
+                return given
+            height, width = photo.pixels.shape[:2]
+            with _naming(path):
+                return given | {"mask": restoration.random_mask(height, width, known, seed)}
+
         for path, target in pairs:  # before any work starts
             photo = photos.read_photo(path)
             photos.check_format(target, photo)
-            height, width = photo.pixels.shape[:2]
-            given = options.get("mask")
-            if known is not None:
-                given = restoration.random_mask(height, width, known, seed)
-                if drawn[target].exists() and not force:
-                    raise InputError(f"{drawn[target]}: exists; remove it, or use --force")
-            restoration.Degradation.of(
-                task,  # type: ignore[arg-type]
-                options.get("kernel"),
-                options["factor"],
-                given,
-            ).check_whole(height, width)
+            degradation = restoration.Degradation.of(task, **needs(path, photo))
+            with _naming(path):
+                degradation.check_whole(*photo.pixels.shape[:2])
         for path, target in pairs:
             photo = photos.read_photo(path)
-            if known is not None:
-                height, width = photo.pixels.shape[:2]
-                options["mask"] = restoration.random_mask(height, width, known, seed)
-            made = restoration.degrade(photo.pixels, task, sigma=level, seed=seed, **options)  # type: ignore[arg-type]
+            options = needs(path, photo)
+            made = restoration.degrade(photo.pixels, task, sigma=level, seed=seed, **options)
             photos.write_photo(target, photos.Photo(made, photo.metadata))
-            if known is not None:
+            if target in drawn:
                 shown = options["mask"][..., None].astype("uint8") * 255
                 photos.write_photo(drawn[target], photos.Photo(shown))
             click.echo(str(target))
+        _say_left_out(inputs)
 
 
 def _known(kernel: str | None, mask: Path | None) -> dict[str, Any]:
-    """Kernel and mask, where they are given, as `reg.restoration` takes them; read once."""
+    """Kernel and mask as `reg.restoration` takes them; read once."""
     from reg import restoration
 
-    options: dict[str, Any] = {}
-    if kernel is not None:
-        options["kernel"] = restoration.to_kernel(kernel)
-    if mask is not None:
-        options["mask"] = restoration.read_mask(mask)
-    return options
+    return {
+        "kernel": None if kernel is None else restoration.to_kernel(kernel),
+        "mask": None if mask is None else restoration.read_mask(mask),
+    }
 
 
-def _number(name: str, text: str) -> float:
+def _files(kernel: str | None, mask: Path | None) -> list[Path]:
+    """Those of kernel and mask that are files."""
+    return [Path(each) for each in (kernel, mask) if each is not None and Path(each).is_file()]
+
+
+def _number(text: str) -> float | str:
+    """A number where it is one; what else is allowed the library knows."""
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{name} {text}: must be a number") from None
+        return text
 
 
 def _truth_of(path: Path, truth: Path) -> Path:
     return truth / path.name if truth.is_dir() else truth
 
 
-def _must_differ(targets: Iterable[Path]) -> None:
-    """InputError where two photographs, equal but for their suffixes, would share a file."""
-    seen: set[Path] = set()
-    for target in targets:
-        if target in seen:
-            raise InputError(f"{target}: would be written twice; rename one of the photographs")
-        seen.add(target)
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f"{target.stem}-{what}.png")
 
 
-def _comparison(target: Path) -> Path:
-    return target.with_name(f"{target.stem}-compare.png")
+def _what_was_done(how: "Restoration", restored: "Restored") -> str:
+    """`sigma 2.5 (estimated), 40 iterations`."""
+    said = f"sigma {restored.sigma:.3g}"
+    if how.sigma == "auto":
+        said += " (estimated)"
+    if restored.iterations is not None:
+        said += f", {restored.iterations} iteration{'s' * (restored.iterations > 1)}"
+    return said
+
+
+def _say_left_out(inputs: tuple[str, ...]) -> None:
+    from reg.photos import left_out
+
+    if count := left_out(inputs):
+        click.echo(f"{count} left out: no PNG, JPEG, TIFF or WebP by their suffix")
 
 
 # --- errors --------------------------------------------------------------------------------
@@ -411,8 +479,22 @@ def _one_line() -> Iterator[None]:
         yield
     except InputError as error:
         fail(error)
+    except BrokenPipeError:  # who reads has enough; click ends quietly
+        raise
     except OSError as error:
-        fail(InputError(f"{error.filename}: {error.strerror}"))
+        reason = error.strerror or str(error) or type(error).__name__
+        fail(InputError(reason if error.filename is None else f"{error.filename}: {reason}"))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors within are about one photograph of several: say which."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise InputError(f"{path}: {error}") from None
 
 
 def _params() -> "Params":

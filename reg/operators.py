@@ -278,13 +278,15 @@ def gaussian_kernel_from(stds: tuple[float, float], angle: float, size: int = 25
 def read_kernel(path: Path) -> Tensor:
     """A blur kernel, such as a motion kernel, scaled to sum 1, (kh,kw) float64.
 
-    From a ``.npy`` file or a grey image. Raises InputError, naming the file, if it cannot be
-    read or does not hold a 2-D array of finite numbers ≥ 0, not all zero.
+    From a ``.npy`` file or a grey image, which may be stored as RGB and with alpha. Raises
+    InputError, naming the file, if it cannot be read or does not hold a 2-D array of finite
+    numbers ≥ 0, not all zero.
     """
     try:
         array = _read_array(path)
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a blur kernel ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as a blur kernel ({reason})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "buif":
         raise InputError(f"{path}: a blur kernel must be a grey image or a 2-D array of numbers")
     kernel = torch.from_numpy(array.astype(np.float64))
@@ -345,8 +347,13 @@ def _irfft2(spectrum: Tensor, like: Tensor) -> Tensor:
 
 
 def _read_array(path: Path) -> object:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return np.load(path, allow_pickle=False)
     with Image.open(path) as image:
-        # The numbers of an indexed image are no intensities: let it be refused as a colour image.
-        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+        if image.mode == "LA":
+            return np.asarray(image.convert("L"))
+        if image.mode not in ("RGB", "RGBA", "P", "PA"):  # the numbers of the last two are indices
+            return np.asarray(image)
+        channels = np.asarray(image.convert("RGB"))
+    gray = (channels == channels[..., :1]).all()
+    return channels[..., 0] if gray else channels

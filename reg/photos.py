@@ -14,7 +14,7 @@ import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from glob import glob
@@ -51,6 +51,7 @@ DESCRIPTION = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, 34665, 3
 DESCRIPTION |= {40091, 40092, 40093, 40094, 40095}
 ORIENTATION, EXIF_FOLDER, GPS_FOLDER = 0x0112, 0x8769, 0x8825
 WIDTH_AND_HEIGHT = 0xA002, 0xA003
+RESOLUTION = 282, 283
 # From what EXIF's orientation says to the photograph as it is seen.
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
@@ -100,7 +101,7 @@ def read_photo(path: Path) -> Photo:
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: is no PNG, JPEG, TIFF or WebP image; convert it") from None
+        raise InputError(f"{path}: {_unread(content)}") from None
     except (MemoryError, Image.DecompressionBombError):
         raise InputError(f"{path}: claims too many pixels; crop or reduce it") from None
     # The decoders let almost any exception through when the data are damaged.
@@ -145,46 +146,92 @@ def check_format(path: Path, photo: Photo | None = None, factor: int = 1) -> Non
 
 
 def pair_files(
-    inputs: Sequence[str], output: Path, *, force: bool = False, skip: bool = False
+    inputs: Sequence[str], output: Path, *, existing: bool = False
 ) -> list[tuple[Path, Path]]:
     """Each photograph with the file that is to be written of it, sorted; nothing is read yet.
 
     `inputs` are files, folders (their files of known suffix) and glob patterns. `output` is a file
-    if there is one input, which is a file, and `output` has a suffix; else a folder, in which
-    outputs keep the names of their inputs.
+    if there is one input, which is a file, and `output` has a suffix or exists as a file; else a
+    folder, in which outputs keep the names of their inputs.
 
-    Raises InputError if nothing is found, two outputs have one name, an output exists (unless it
-    may be overwritten by `force` or left alone by `skip`), or `output` cannot be written to.
+    Raises InputError if nothing is found, two outputs have one name, an output exists (unless
+    `existing` ones are allowed), a format is unknown, or `output` cannot be written to.
     """
     found = sorted({path for each in inputs for path in _expand(each)})
-    single = len(inputs) == 1 and found == [Path(inputs[0])] and bool(output.suffix)
-    if single and not output.is_dir():
-        pairs = [(found[0], output)]
+    alone = len(inputs) == 1 and found == [Path(inputs[0])]
+    if alone and not output.is_dir() and (output.suffix or output.exists()):
+        check_format(output)
+        pairs, folder = [(found[0], output)], output.parent
     else:
-        if output.exists() and not output.is_dir():
-            raise InputError(f"{output}: is a file; several photographs need a folder")
-        pairs = [(path, output / path.name) for path in found]
+        _check_album(found, output)
+        pairs, folder = [(path, output / path.name) for path in found], output
     taken: dict[Path, Path] = {}
     for path, target in pairs:
-        check_format(target)
         if target.is_dir():
             raise InputError(f"{target}: is a folder; name a file")
         if target in taken:
             raise InputError(f"{path}: would be written to {target}, as would {taken[target]}")
         taken[target] = path
-        if target.exists() and not (force or skip):
+        if target.exists() and not existing:
             raise InputError(f"{target}: exists; name another output, or overwrite it by --force")
-    if skip:
-        pairs = [(path, target) for path, target in pairs if not target.exists()]
-    check_folder(output.parent if single and not output.is_dir() else output)
+    check_folder(folder)
     return pairs
 
 
+def _check_album(found: Sequence[Path], folder: Path) -> None:
+    """InputError unless these can be written into a folder, by their own names."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; several photographs need a folder")
+    if folder.suffix.lower() in FORMATS and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is the name of a file; folders, patterns and several photographs need that "
+            "of a folder"
+        )
+    for path in found:
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(
+                f"{path}: unknown suffix; leave it out, or convert it to {', '.join(FORMATS)}"
+            )
+
+
+def check_outputs(
+    targets: Iterable[Path],
+    beside: Iterable[Path],
+    photographs: Iterable[Path],
+    others: Iterable[Path],
+    *,
+    existing: bool = False,
+) -> None:
+    """InputError where a run would write a file twice, or over what it reads.
+
+    A photograph may be replaced by its target, where `existing` files may be overwritten, but
+    nothing may by the files written `beside` the targets, and the `others` that are read (mask,
+    kernel, truth) by nothing.
+    """
+    targets, beside = list(targets), list(beside)
+    taken: set[Path] = set()
+    for path in [*targets, *beside]:
+        place = path.resolve()
+        if place in taken:
+            raise InputError(f"{path}: would be written twice; rename one of the photographs")
+        taken.add(place)
+    read = {path.resolve() for path in others}
+    for path in targets:
+        if path.resolve() in read:
+            raise InputError(f"{path}: is read by this very run; name another output")
+    read |= {path.resolve() for path in photographs}
+    for path in beside:
+        if path.resolve() in read:
+            raise InputError(f"{path}: is read by this very run; name another output")
+        if path.exists() and not existing:
+            raise InputError(f"{path}: exists; remove it, or use --force")
+
+
 def check_folder(folder: Path) -> None:
-    """Make a folder if there is none; InputError if nothing can be written to it."""
+    """InputError if nothing can be written to a folder; one that is missing is not made."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise InputError(
@@ -192,14 +239,26 @@ def check_folder(folder: Path) -> None:
         ) from None
 
 
+def left_out(inputs: Sequence[str]) -> int:
+    """How many files of those `inputs` that are folders are no photographs by their suffix."""
+    listed = [path for each in inputs if Path(each).is_dir() for path in _visible(Path(each))]
+    return sum(path.suffix.lower() not in FORMATS for path in listed)
+
+
+def _visible(folder: Path) -> list[Path]:
+    listed = [folder / name for name in os.listdir(folder) if not name.startswith(".")]
+    return [path for path in listed if path.is_file()]
+
+
 def _expand(given: str) -> list[Path]:
+    if not given:
+        raise InputError("an input is empty; name a file, a folder or a pattern")
     path = Path(given)
     if path.is_dir():
-        listed = os.listdir(path)
-        names = [n for n in listed if Path(n).suffix.lower() in FORMATS and not n.startswith(".")]
-        if not names:
+        found = [file for file in _visible(path) if file.suffix.lower() in FORMATS]
+        if not found:
             raise InputError(f"{path}: holds no photographs ({', '.join(FORMATS)})")
-        return [path / name for name in names]
+        return found
     if path.exists():
         return [path]
     matches = [Path(match) for match in glob(given, recursive=True)]
@@ -255,6 +314,19 @@ def _decode(path: Path, content: bytes) -> Photo:
     if orientation in TURNS:
         pixels = TURNS[orientation](pixels)
     return Photo(np.ascontiguousarray(pixels), metadata)
+
+
+def _unread(content: bytes) -> str:
+    """What is wrong with a file that Pillow does not take for an image, and the mend."""
+    try:
+        with _quiet(libtiff=False), tifffile.TiffFile(io.BytesIO(content)) as file:
+            values = file.pages.first.dtype
+    # Not a TIFF, or not a whole one.
+    except Exception:
+        values = None
+    if values is None:
+        return "is no PNG, JPEG, TIFF or WebP image; convert it"
+    return f"is a TIFF of a kind that is not read ({values} values); save it with 8 or 16 bits"
 
 
 def _bits(image: Image.Image) -> tuple[int, ...]:
@@ -372,6 +444,8 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
     if image.format == "PNG":  # what Pillow calls so elsewhere is a text here
         metadata.pop("comment", None)
         metadata["chunks"] = _describing_chunks(content)
+    if image.format == "TIFF" and not {*RESOLUTION} <= {*getattr(image, "tag_v2", {})}:
+        metadata.pop("dpi", None)  # Pillow makes one up
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or getattr(image, "tag_v2", {}).get(700)
     if xmp:
         xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
@@ -385,7 +459,8 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
             if tag in DESCRIPTION and tag not in folders:
                 kept[tag] = value
         for tag, values in folders.items():
-            kept.get_ifd(tag).update(values)
+            if values:  # asking for a directory makes one
+                kept.get_ifd(tag).update(values)
         if len(kept) or any(folders.values()):
             metadata["exif"] = kept.tobytes()
     # A photograph is worth more than a damaged description of it.
@@ -437,7 +512,7 @@ def _exif_of_size(content: bytes | None, height: int, width: int) -> Image.Exif:
     exif = Image.Exif()
     if content is not None:
         exif.load(content)
-        folder = exif.get_ifd(EXIF_FOLDER)
+        folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
         for tag, side in zip(WIDTH_AND_HEIGHT, (width, height), strict=True):
             if tag in folder:
                 folder[tag] = side

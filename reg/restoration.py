@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from itertools import islice
-from math import ceil, isfinite, log, sqrt
+from math import ceil, isfinite, log, nan, sqrt
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -39,6 +40,7 @@ from reg.networks import (
     load_regularizer,
 )
 from reg.operators import (
+    GAUSSIAN_KERNELS,
     Blur,
     DataTerm,
     Denoising,
@@ -50,7 +52,7 @@ from reg.operators import (
     read_kernel,
 )
 from reg.photos import read_photo
-from reg.problems import Problem, parse_task
+from reg.problems import Problem, Task, parse_task
 from reg.unrolled import load_unrolled
 
 Array = npt.NDArray[Any]
@@ -71,7 +73,6 @@ ITERATIONS = 40
 TOLERANCE = 1e-4  # the relative change at which an image has settled
 
 # What `tune` chose at profile `demo`, for weights that bring no chosen.json. Noise levels /255.
-# (Denoising is not tuned: there σ is the noise level.)
 DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
     "deblur-k5-2.55": {
         "pnp-gd": {"sigma": 1.275, "curvature": 3200.0},
@@ -85,20 +86,20 @@ DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
         "pnp-gd": {"sigma": 0.0625, "curvature": 800.0},
         "pnp-admm": {"sigma": 4.0, "level": 40.0},
     },
-    "denoise-25": {
-        "pnp-gd": {"sigma": 25.0, "curvature": 1600.0},
-        "pnp-admm": {"sigma": 25.0, "level": 50.0},
-    },
 }
 
 # The least noise by which σ is scaled, /255: no kernel is known more exactly than that, and with a
 # weaker prior 40 iterations are too few.
 LEAST_NOISE = 1.0
 # The relative difference up to which an unrolled network takes a kernel for its own. Of another
-# kernel, even one as wide, it may leave a worse image than it was given.
-SAME_KERNEL = 0.15
+# kernel, even one as wide, it may leave a worse image than it was given; so may it with more noise
+# than it was trained with, or with more or fewer holes: by this factor and this share.
+SAME_KERNEL, MORE_NOISE, OTHER_SHARE = 0.15, 2.0, 0.1
+VARIANCE = 0.05  # of the values of a photograph, in [0,1]
+POINT = torch.ones(1, 1, dtype=torch.float64)  # the kernel of no blur
 TILE = 1024  # pixels a side of what a network 16 channels wide computes at once
 BYTES_PER_PIXEL = 250  # of the restored image, measured on 12 megapixels
+NEGLIGIBLE = 1e-6  # of the peak of a Gaussian kernel
 REACH = 3  # low-resolution pixels that the filter of `Downsampling` reaches beyond the image
 
 
@@ -127,7 +128,7 @@ class Degradation:
             if given and task != self.task:
                 raise InputError(f"{name}: task {self.task} has none; remove it, or choose {task}")
             if not given and task == self.task:
-                raise InputError(f"task {task}: needs a {name}; see `reg restore --help`")
+                raise InputError(f"task {task}: needs a {name}; give it by --{name}")
         if self.factor is not None and self.factor not in (2, 3, 4):
             raise InputError(f"factor {self.factor}: must be 2, 3 or 4")
 
@@ -137,13 +138,13 @@ class Degradation:
         task: Kind,
         kernel: Array | Tensor | str | Path | None,
         factor: int | None,
-        mask: Array | None,
+        mask: Array | Tensor | str | Path | None,
     ) -> Self:
         """From what `restore` takes; see `to_kernel` and `to_mask`."""
         return cls(
             task,
             None if kernel is None else to_kernel(kernel),
-            factor,
+            None if factor is None else _whole("factor", factor, "2, 3 or 4"),
             None if mask is None else to_mask(mask),
         )
 
@@ -162,7 +163,8 @@ class Degradation:
             )
         if self.kernel is not None and max(self.kernel.shape) > min(height, width):
             raise InputError(
-                f"kernel of {max(self.kernel.shape)} pixels a side: larger than the image; crop it"
+                f"kernel of {max(self.kernel.shape)} pixels a side: larger than the image of "
+                f"{width}×{height}; crop the kernel, or choose a smaller STD"
             )
 
 
@@ -172,10 +174,10 @@ def restore(
     *,
     kernel: Array | Tensor | str | Path | None = None,
     factor: int | None = None,
-    mask: Array | None = None,
+    mask: Array | Tensor | str | Path | None = None,
     sigma: float | Literal["auto"] | None = None,
     method: Method | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     iterations: int | None = None,
     notify: Notify | None = None,
 ) -> Array:
@@ -187,7 +189,7 @@ def restore(
 
     - ``deblur``: ``kernel`` is an array, `gaussian:STD[,STD,ANGLE]` or the path of a kernel;
     - ``sr``: by a ``factor`` of 2, 3 or 4, of an image reduced by antialiased bicubic filtering;
-    - ``inpaint``: ``mask`` (H,W) is true, or 1, where a pixel is known;
+    - ``inpaint``: ``mask`` (H,W), or the path of one, is true, or 1, where a pixel is known;
     - ``denoise``: by the denoiser itself, in one pass, unless another ``method`` is asked for.
 
     ``method`` is ``pnp-gd``, ``admm``, or ``unrolled``: a few steps trained for one task, so there
@@ -199,41 +201,126 @@ def restore(
     iteration. Small images make the process keep the memory that it frees, which is faster
     (`cpu.keep_freed_memory`). Raises InputError for what cannot be used.
     """
-    degradation = Degradation.of(task, kernel, factor, mask)
-    method = method or ("denoiser" if task == "denoise" else "pnp-gd")
-    if method not in get_args(Method) or (method == "denoiser" and task != "denoise"):
-        raise InputError(
-            f"method '{method}': must be pnp-gd, admm or unrolled, or denoiser for denoise"
-        )
-    if iterations is not None and iterations < 1:
-        raise InputError(f"iterations {iterations}: must be at least 1")
-    if iterations is not None and method == "unrolled":
-        raise InputError("iterations: an unrolled network has as many as it was trained with")
-    if iterations is not None and method == "denoiser":
-        raise InputError("iterations: a denoiser takes one pass; choose pnp-gd or admm for more")
-    y, alpha = to_tensor(image)
-    height, width = y.shape[-2:]
-    degradation.check_size(height, width)
-    check_memory(height, width, factor or 1)
-    folder, noise = find_weights(weights), noise_level(y, task, sigma)
-    file = network_file(folder, method, degradation, noise)
-    network = load(file, file.stat().st_mtime_ns if file.exists() else 0)
-    if height * width * (factor or 1) ** 2 <= TILE**2:  # else it would be too much
-        keep_freed_memory()
-    with inference("auto", best_device()):
-        y = y.to(best_device())
-        if method == "denoiser":
-            x = network(y, noise)
-        elif method == "unrolled":
-            x = _unroll(degradation, y, noise, network)
-        else:
-            tuned, steps = parameters_of(folder), iterations or ITERATIONS
-            x = _solve(degradation, y, noise, method, network, tuned, steps, notify)
-    if not bool(x.isfinite().all()):
-        raise InputError(f"{task} by {method}: diverged; raise sigma, or choose another method")
-    if degradation.mask is not None and noise == 0:
-        x = torch.where(degradation.mask.to(y.device), y, x)
-    return to_array(x.cpu(), alpha, image)
+    how = Restoration.of(
+        task,
+        kernel=kernel,
+        factor=factor,
+        mask=mask,
+        sigma=sigma,
+        method=method,
+        weights=weights,
+        iterations=iterations,
+    )
+    return how.run(image, notify).image
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """What came of a photograph: an array, and how it came about.
+
+    ``sigma`` is the noise level in /255, given or estimated; ``iterations`` is how many were done,
+    None by a method that does not iterate.
+    """
+
+    image: Array
+    sigma: float
+    iterations: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Restoration:
+    """How photographs are restored: all that `restore` takes but the photograph.
+
+    ``sigma`` is the noise level in /255, or auto; ``folder`` is that of the networks.
+    """
+
+    degradation: Degradation
+    method: Method
+    sigma: float | Literal["auto"]
+    folder: Path
+    iterations: int  # at most
+
+    @classmethod
+    def of(
+        cls,
+        task: Kind,
+        *,
+        kernel: Array | Tensor | str | Path | None = None,
+        factor: int | None = None,
+        mask: Array | Tensor | str | Path | None = None,
+        sigma: float | str | None = None,
+        method: Method | None = None,
+        weights: str | Path | None = None,
+        iterations: int | None = None,
+    ) -> Self:
+        """From what `restore` takes. InputError for what suits no photograph, before any work."""
+        degradation = Degradation.of(task, kernel, factor, mask)
+        method = method or ("denoiser" if task == "denoise" else "pnp-gd")
+        if method not in get_args(Method) or (method == "denoiser" and task != "denoise"):
+            raise InputError(
+                f"method '{method}': must be pnp-gd, admm or unrolled, or denoiser for denoise"
+            )
+        if iterations is not None and method == "unrolled":
+            raise InputError("iterations: an unrolled network has as many as it was trained with")
+        if iterations is not None and method == "denoiser":
+            raise InputError(
+                "iterations: a denoiser takes one pass; choose pnp-gd or admm for more"
+            )
+        steps = ITERATIONS
+        if iterations is not None:
+            steps = _whole("iterations", iterations, "a whole number, at least 1")
+        if steps < 1:
+            raise InputError(f"iterations {steps}: must be a whole number, at least 1")
+        how = cls(degradation, method, sigma_of(sigma, task), find_weights(weights), steps)
+        if how.sigma != "auto":
+            how.network(how.sigma / 255)
+        elif method != "unrolled":  # which network that is depends on the noise
+            how.network(0.0)
+        return how
+
+    @property
+    def factor(self) -> int:
+        """How many times as large the restored photograph is."""
+        return self.degradation.factor or 1
+
+    def check_size(self, height: int, width: int) -> None:
+        """InputError if a photograph of this size cannot be restored, or not in this memory."""
+        self.degradation.check_size(height, width)
+        check_memory(height, width, self.factor)
+
+    def network(self, noise: float) -> Callable[..., Tensor]:
+        """The network for a noise level in [0,1] units; InputError if there is none."""
+        file = network_file(self.folder, self.method, self.degradation, noise)
+        return load(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+    def run(self, image: Array, notify: Notify | None = None) -> Restored:
+        """Restore one photograph; see `restore`."""
+        image = _to_numpy("image", image)
+        y, alpha = to_tensor(image)
+        height, width = y.shape[-2:]
+        self.check_size(height, width)
+        degradation, done = self.degradation, None
+        noise = noise_level(y, degradation.task, self.sigma)
+        network = self.network(noise)
+        if height * width * self.factor**2 <= TILE**2:  # else it would be too much
+            keep_freed_memory()
+        with inference("auto", best_device()):
+            y = y.to(best_device())
+            if self.method == "denoiser":
+                x = network(y, noise)
+            elif self.method == "unrolled":
+                x = _unroll(degradation, y, noise, network)
+            else:
+                tuned, steps = parameters_of(self.folder), self.iterations
+                x, done = _solve(degradation, y, noise, self.method, network, tuned, steps, notify)
+        if not bool(x.isfinite().all()):
+            raise InputError(
+                f"{degradation.task} by {self.method}: diverged; raise sigma, or choose another "
+                "method"
+            )
+        if degradation.mask is not None and noise == 0:
+            x = torch.where(degradation.mask.to(y.device), y, x)
+        return Restored(to_array(x.cpu(), alpha, image), 255 * noise, done)
 
 
 def _solve(
@@ -245,18 +332,18 @@ def _solve(
     tuned: Mapping[str, Mapping[str, Parameters]],
     iterations: int,
     notify: Notify | None,
-) -> Tensor:
+) -> tuple[Tensor, int]:
     problem, inner = pose(degradation, y, noise)
     name = IN_METHODS[method]
     parameters = scaled(degradation, noise, name, tuned)
     networks = Networks({"original": network}, {"updated": network}, device=y.device)
     iterates = settle(iterate(name, problem, networks, parameters), problem.start, TOLERANCE)
-    restored = y
+    restored, done = y, 0
     for done, x in enumerate(islice(iterates, iterations), 1):
         restored = x[inner]
         if notify is not None:
             notify(done, iterations)
-    return restored
+    return restored, done
 
 
 def _unroll(
@@ -461,7 +548,7 @@ def check_memory(height: int, width: int, factor: int = 1) -> None:
 # --- weights and parameters ------------------------------------------------------------------
 
 
-def find_weights(given: Path | None = None) -> Path:
+def find_weights(given: str | Path | None = None) -> Path:
     """The folder of the networks: `given`, weights/released/, or models/<profile>/.
 
     It holds `DENOISER`, G and what is in `UNROLLED`, or those of them that are used, as
@@ -470,9 +557,10 @@ def find_weights(given: Path | None = None) -> Path:
     none.
     """
     if given is not None:
-        if not given.is_dir():
-            raise InputError(f"{given}: no such folder of weights; correct --weights")
-        return given
+        folder = Path(given)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of weights; correct --weights")
+        return folder
     for released in (Path(), Path(__file__).parents[1]):
         folder = released / "weights" / "released"
         if any(folder.glob("**/*.safetensors")):
@@ -496,28 +584,66 @@ def network_file(folder: Path, method: Method, degradation: Degradation, noise: 
         regularizer = arm_folder(folder, "updated") / REGULARIZER
         return regularizer if method == "pnp-gd" else folder / DENOISER
     files = {path.stem: path for path in sorted((folder / UNROLLED).glob("*.safetensors"))}
-    fitting = [name for name in files if _was_trained_for(name, degradation)]
+    fitting = [name for name in files if _was_trained_for(name, degradation, noise)]
     if not fitting:
-        times = f" ×{degradation.factor}" if degradation.factor else ""
-        kernel = " by this kernel" if degradation.kernel is not None else ""
+        known = "; ".join(map(_trained_for, files)) or "no task"
         raise InputError(
-            f"method unrolled: {folder} has no network for {degradation.task}{times}{kernel}, but "
-            f"for {', '.join(files) or 'no task'}; choose pnp-gd or admm"
+            f"method unrolled: {folder} has no network for {_asked_of(degradation, noise)}, but "
+            f"for {known}; choose pnp-gd or admm"
         )
     return files[nearest(degradation, noise, fitting)]
 
 
-def _was_trained_for(name: str, degradation: Degradation) -> bool:
-    """Whether a few steps trained for a task suit a degradation, its noise and holes aside."""
+def _was_trained_for(name: str, degradation: Degradation, noise: float) -> bool:
+    """Whether a few steps trained for a task suit a degradation and its noise."""
     task = parse_task(name)
     if task.kind != degradation.task or task.factor != (degradation.factor or 1):
         return False
+    if noise > _most_noise(task):
+        return False
+    if degradation.mask is not None:
+        return abs(_share_known(degradation.mask) - task.percent / 100) <= OTHER_SHARE
     if degradation.kernel is None:
         return True
     known, kernel = gaussian_kernel(task.kernel).to(degradation.kernel), degradation.kernel
     sides = [max(pair) for pair in zip(known.shape, kernel.shape, strict=True)]
     known, kernel = _centred(known, sides), _centred(kernel, sides)
     return bool((kernel - known).norm() <= SAME_KERNEL * known.norm())
+
+
+def _most_noise(task: Task) -> float:
+    return MORE_NOISE * max(task.sigma_n, LEAST_NOISE / 255)
+
+
+def _share_known(mask: Tensor) -> float:
+    return mask.float().mean().item()
+
+
+def _asked_of(degradation: Degradation, noise: float) -> str:
+    """`sr ×3 at sigma 2.5`: what an unrolled network would have to suit."""
+    what: str = degradation.task
+    if degradation.factor is not None:
+        what += f" ×{degradation.factor}"
+    if degradation.kernel is not None:
+        what += " by this kernel"
+    if degradation.mask is not None:
+        what += f" with {_share_known(degradation.mask):.0%} known"
+    return f"{what} at sigma {255 * noise:.3g}"
+
+
+def _trained_for(name: str) -> str:
+    """`sr ×2 at sigma up to 5.1`: what an unrolled network suits, in the words of the options."""
+    task = parse_task(name)
+    what: str = task.kind
+    if task.kind == "sr":
+        what += f" ×{task.factor}"
+    if task.kind == "deblur":
+        stds, angle = GAUSSIAN_KERNELS[task.kernel]
+        what += f" by gaussian:{stds[0]:.3g},{stds[1]:.3g},{angle:g}"
+    if task.kind == "inpaint":
+        low, high = (task.percent / 100 + sign * OTHER_SHARE for sign in (-1, 1))
+        what += f" with {max(low, 0):.0%} to {min(high, 1):.0%} known"
+    return f"{what} at sigma up to {255 * _most_noise(task):.3g}"
 
 
 def _centred(kernel: Tensor, sides: Sequence[int]) -> Tensor:
@@ -593,7 +719,7 @@ def nearest(degradation: Degradation, noise: float, names: Sequence[str]) -> str
         if degradation.factor is not None:
             near += 100 * abs(degradation.factor - task.factor)
         if degradation.mask is not None:
-            near += abs(100 * degradation.mask.float().mean().item() - task.percent)
+            near += abs(100 * _share_known(degradation.mask) - task.percent)
         return near
 
     return min(names, key=distance)
@@ -608,9 +734,15 @@ def scaled(
     """The parameters tuned for the `nearest` task, or those of `DEFAULTS`, carried over.
 
     σ, the weight of the prior, is proportional to the noise (σ/σ_tuned = σ_n/σ_n,tuned with
-    σ_n ≥ 1/255); in inpainting, tuned without noise, it is at least the noise. The curvature of G
-    and the level s of the denoiser belong to the networks and stay as they are.
+    σ_n ≥ 1/255); in inpainting, tuned without noise, it is at least the noise. Of another kernel it
+    is also proportional to the cube root of the `resolved` share: what a kernel leaves of the
+    scene, noise comes with. (Fitted to the best σ of PnP-GD and PnP-ADMM on validation images, for
+    Gaussians, lines and discs of 11 widths; a line or a disc would else be left 2 to 4 dB short.)
+    Denoising is the deblurring of no blur. The curvature of G and the level s of the denoiser
+    belong to the networks and stay as they are.
     """
+    if degradation.task == "denoise":
+        degradation = Degradation("deblur", POINT)
 
     def suiting(known: Mapping[str, Mapping[str, Parameters]]) -> list[str]:
         tasks = [name for name, methods in known.items() if method in methods]
@@ -620,10 +752,30 @@ def scaled(
     chosen = nearest(degradation, noise, suiting(known))
     parameters, task = dict(known[chosen][method]), parse_task(chosen)
     if task.sigma_n:
-        parameters["sigma"] *= max(noise, LEAST_NOISE / 255) / task.sigma_n
+        noise = max(noise, LEAST_NOISE / 255)
+        parameters["sigma"] *= noise / task.sigma_n
     else:
         parameters["sigma"] = max(parameters["sigma"], 255 * noise)
+    if degradation.kernel is not None:
+        of_tuned = resolved(gaussian_kernel(task.kernel), noise)
+        parameters["sigma"] *= (resolved(degradation.kernel, noise) / of_tuned) ** (1 / 3)
     return parameters
+
+
+def resolved(kernel: Tensor, noise: float, side: int = 256) -> float:
+    """The share of a photograph's frequencies that a blur leaves above the noise, in (0, 1).
+
+    The mean gain of Wiener's filter, |K|²S/(|K|²S + σ_n²), with the power S ∝ 1/f² of natural
+    images (Field 1987) and the `VARIANCE` of photographs; σ_n > 0 in [0,1] units.
+    """
+    side = max(side, *kernel.shape)
+    squares = torch.fft.fftfreq(side, dtype=torch.float64).square()
+    squares = squares + squares[:, None]
+    squares[0, 0] = squares[0, 1]
+    power = VARIANCE / (squares * squares.reciprocal().mean())
+    gain = torch.fft.fft2(kernel.double(), s=(side, side)).abs().square()
+    signal = gain * power / noise**2
+    return float((signal / (1 + signal)).mean())
 
 
 def _spread(kernel: Tensor) -> float:
@@ -634,16 +786,36 @@ def _spread(kernel: Tensor) -> float:
     return max(sqrt(max(float((kernel * squares).sum()), 0.0)), 0.1)
 
 
-def noise_level(y: Tensor, task: Kind, sigma: float | Literal["auto"] | None) -> float:
-    """The standard deviation of the noise in y, in units of [0,1]: given in /255, or estimated."""
-    if sigma is None:  # the estimator would take the sides of holes for noise
-        sigma = 0.0 if task == "inpaint" else "auto"
-    if sigma != "auto":
-        if not (isfinite(sigma) and 0 <= sigma <= 255):
-            raise InputError(f"sigma {sigma}: must be auto, or a noise level from 0 to 255")
-        return sigma / 255
+def to_sigma(given: float | str, allowed: str = "a noise level from 0 to 255") -> float:
+    """A noise level in /255; InputError, which says what is `allowed`, for anything else."""
+    try:
+        sigma = nan if isinstance(given, str) else float(given)
+    except (TypeError, ValueError):
+        sigma = nan
+    if not 0 <= sigma <= 255:
+        raise InputError(f"sigma {given}: must be {allowed}")
+    return sigma
+
+
+def sigma_of(given: float | str | None, task: Kind) -> float | Literal["auto"]:
+    """A noise level in /255 or auto; the default is auto, and 0 for ``inpaint``.
+
+    InputError for anything else, and for auto where the noise cannot be estimated.
+    """
+    if given is None:  # the estimator would take the sides of holes for noise
+        given = 0.0 if task == "inpaint" else "auto"
+    if given != "auto":
+        return to_sigma(given, "auto, or a noise level from 0 to 255")
     if task == "inpaint":
         raise InputError("sigma auto: cannot be estimated beside holes; give a number, in /255")
+    return "auto"
+
+
+def noise_level(y: Tensor, task: Kind, sigma: float | Literal["auto"] | None) -> float:
+    """The standard deviation of the noise in y, in units of [0,1]: given in /255, or estimated."""
+    known = sigma_of(sigma, task)
+    if known != "auto":
+        return known / 255
     try:
         from skimage.restoration import estimate_sigma
 
@@ -665,7 +837,8 @@ def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
     """A blur kernel (kh,kw) of sum 1, from an array, a path, or `gaussian:STD[,STD,ANGLE]`.
 
     Standard deviations are in pixels, along and across the axis at ANGLE degrees (from x
-    rightwards towards y downwards). Raises InputError for anything else.
+    rightwards towards y downwards); sides are as long as such a kernel matters. Raises InputError
+    for anything else.
     """
     if isinstance(given, str) and given.startswith("gaussian:"):
         try:
@@ -679,8 +852,13 @@ def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
             raise InputError(f"kernel '{given}': standard deviations must be from 0.1 to 100")
         # 25 pixels, as the paper's, unless that would cut a wide one.
         size = max(25, 2 * ceil(3 * max(stds)) + 1)
-        return gaussian_kernel_from(stds, numbers[2] if len(numbers) == 3 else 0.0, size)
+        angle = numbers[2] if len(numbers) == 3 else 0.0
+        return _trimmed(gaussian_kernel_from(stds, angle, size))
     if isinstance(given, str | Path):
+        if not Path(given).is_file():
+            raise InputError(
+                f"kernel '{given}': no such file; give psf.png, psf.npy or gaussian:STD"
+            )
         try:
             return read_kernel(Path(given))
         except InputError:
@@ -689,16 +867,33 @@ def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{given}: cannot be read as a blur kernel ({reason})") from None
-    kernel = torch.as_tensor(given, dtype=torch.float64)
+    try:
+        kernel = torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("kernel: must be a 2-D array, a file or gaussian:STD") from None
     usable = kernel.ndim == 2 and bool((kernel.isfinite() & (kernel >= 0)).all())
     if not usable or kernel.sum() == 0:
         raise InputError("kernel: must be 2-D, finite, ≥ 0 and not zero everywhere")
     return kernel / kernel.sum()
 
 
-def to_mask(given: Array) -> Tensor:
-    """A mask (H,W) of truth values; InputError unless it has two values and known pixels."""
-    mask = np.asarray(given)
+def _trimmed(kernel: Tensor) -> Tensor:
+    """A Gaussian kernel without the rows and columns in which nothing matters."""
+    centre = len(kernel) // 2
+    matters = kernel >= NEGLIGIBLE * kernel.max()
+    reaches = [int((matters.any(dim).nonzero() - centre).abs().max()) for dim in (1, 0)]
+    rows, columns = (slice(centre - reach, centre + reach + 1) for reach in reaches)
+    return kernel[rows, columns] / kernel[rows, columns].sum()
+
+
+def to_mask(given: Array | Tensor | str | Path) -> Tensor:
+    """A mask (H,W) of truth values, from an array or a path, for which see `read_mask`.
+
+    InputError unless it has two values and known pixels.
+    """
+    if isinstance(given, str | Path):
+        given = read_mask(Path(given))
+    mask = _to_numpy("mask", given)
     if mask.ndim == 3 and (mask[..., :1] == mask[..., :3]).all():
         mask = mask[..., 0]
     most = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" and mask.max(initial=0) > 1 else 1
@@ -724,7 +919,7 @@ def read_mask(path: Path) -> Array:
 
 def to_tensor(image: Array) -> tuple[Tensor, Tensor | None]:
     """An array as `restore` takes it → (1,3,H,W) in [0,1], and alpha (1,1,H,W) if it has one."""
-    pixels = np.asarray(image)
+    pixels = _to_numpy("image", image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or 0 in pixels.shape:
         raise InputError(f"image of shape {np.shape(image)}: must be (H,W) or (H,W,C), C = 1 to 4")
@@ -756,6 +951,22 @@ def to_array(x: Tensor, alpha: Tensor | None, like: Array) -> Array:
     return np.ascontiguousarray(array[..., 0] if like.ndim == 2 else array)
 
 
+def _to_numpy(name: str, given: object) -> Array:
+    try:
+        return np.asarray(given)
+    # Of ragged lists, and of tensors on a GPU or in a graph.
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: is no array, and cannot be made one; give an array") from None
+
+
+def _whole(name: str, given: int, allowed: str) -> int:
+    """An integer of any type; 2.0 is none."""
+    try:
+        return index(given)
+    except TypeError:
+        raise InputError(f"{name} {given}: must be {allowed}") from None
+
+
 def _white(dtype: np.dtype[Any]) -> int:
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
@@ -769,7 +980,7 @@ def degrade(
     *,
     kernel: Array | Tensor | str | Path | None = None,
     factor: int | None = None,
-    mask: Array | None = None,
+    mask: Array | Tensor | str | Path | None = None,
     sigma: float = 0.0,
     seed: int = 0,
 ) -> Array:
@@ -780,7 +991,8 @@ def degrade(
     For ``sr``, rows and columns beyond a multiple of the factor are left out.
     """
     degradation = Degradation.of(task, kernel, factor, mask)
-    level = noise_level(torch.empty(0), task, sigma)
+    level, factor = to_sigma(sigma) / 255, degradation.factor
+    image = _to_numpy("image", image)
     x, alpha = to_tensor(image)
     degradation.check_whole(*x.shape[-2:])
     if factor is not None:
@@ -794,8 +1006,7 @@ def degrade(
     else:
         y = _measure(degradation, x)
     generator = torch.Generator().manual_seed(seed)
-    channels = 3 if image.ndim == 3 and image.shape[2] > 2 else 1
-    noise = torch.randn((1, channels, *y.shape[-2:]), generator=generator)
+    noise = torch.randn((1, _colours(image), *y.shape[-2:]), generator=generator)
     y = y + level * noise
     if degradation.mask is not None:
         y = y * degradation.mask
@@ -814,10 +1025,16 @@ def _measure(degradation: Degradation, x: Tensor) -> Tensor:
 
 
 def random_mask(height: int, width: int, percent: float, seed: int) -> Array:
-    """A mask (H,W) in which each pixel is known with probability `percent`/100."""
+    """A mask (H,W) in which each pixel is known with probability `percent`/100.
+
+    InputError if that is no percentage above 0, or no pixel is known.
+    """
     if not 0 < percent <= 100:
-        raise InputError(f"known {percent}: must be a percentage above 0")
-    return np.random.default_rng(seed).random((height, width)) < percent / 100
+        raise InputError(f"known {percent:g}: must be a percentage from above 0 to 100")
+    mask = np.random.default_rng(seed).random((height, width)) < percent / 100
+    if not mask.any():
+        raise InputError(f"known {percent:g}: leaves no known pixel of {width}×{height}; raise it")
+    return mask
 
 
 # --- before and after ------------------------------------------------------------------------
@@ -840,8 +1057,11 @@ def measure(before: Array, after: Array, truth: Array) -> tuple[float, float]:
 def trimmed(truth: Array, before: Array, factor: int = 1) -> Array:
     """``truth`` without the rows and columns beyond a multiple of the factor, as `degrade` does.
 
-    InputError unless it is then ``factor`` times as large as the photograph.
+    InputError unless it is then ``factor`` times as large as the photograph, and if it is gray and
+    the photograph is not.
     """
+    if _colours(truth) < _colours(before):
+        raise InputError("truth: is gray, the photograph has colour; give a truth in colour")
     height, width = (factor * side for side in before.shape[:2])
     spare = truth.shape[0] - height, truth.shape[1] - width
     if not all(0 <= rest < factor for rest in spare):
@@ -852,6 +1072,10 @@ def trimmed(truth: Array, before: Array, factor: int = 1) -> Array:
     return truth[:height, :width]
 
 
+def _colours(image: Array) -> int:
+    return 1 if image.ndim == 2 or image.shape[2] < 3 else 3
+
+
 def _enlarged(before: Array, after: Array) -> Tensor:
     x = to_tensor(before)[0]
     if before.shape[:2] == after.shape[:2]:
@@ -860,7 +1084,10 @@ def _enlarged(before: Array, after: Array) -> Tensor:
 
 
 def draw_comparison(before: Array, after: Array, truth: Array | None, path: Path) -> None:
-    """Before, after and truth side by side, whole and the part richest in detail; a PNG."""
+    """Before, after and truth side by side, whole and the part richest in detail; a PNG.
+
+    Images more than three times as long as wide get margins instead of an endless sheet.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -872,8 +1099,9 @@ def draw_comparison(before: Array, after: Array, truth: Array | None, path: Path
     height, width = after.shape[:2]
     rows, columns = _richest(to_tensor(after)[0])
     stride = max(1, max(height, width) // 2000)
-    figure = Figure(figsize=(3.2 * len(shown), 3.2 * (height / width + 1) + 0.3), dpi=150)
-    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=[height / width, 1])
+    ratio = min(max(height / width, 1 / 3), 3)
+    figure = Figure(figsize=(3.2 * len(shown), 3.2 * (ratio + 1) + 0.3), dpi=150)
+    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=[ratio, 1])
     for (whole, detail), (title, image) in zip(axes.T, shown.items(), strict=True):
         pixels = image[0].permute(1, 2, 0).clamp(0, 1).numpy()
         whole.imshow(pixels[::stride, ::stride])

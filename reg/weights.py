@@ -79,6 +79,24 @@ PUBLISHED = {
 }
 
 
+SUFFIXES = {"import": (".safetensors",), "kair": (".pth", ".pt"), "onnx": (".onnx",)}
+
+
+def check_target(source: Path, target: Path, made: str, *, force: bool = False) -> None:
+    """InputError unless `target` may be written of `source`, by a key of `SUFFIXES`.
+
+    Its suffix must be of that format, and it must not be the source, by whatever name, nor exist
+    (unless it may be overwritten by `force`).
+    """
+    suffixes = SUFFIXES[made]
+    if target.suffix.lower() not in suffixes:
+        raise InputError(f"{target}: must end in {' or '.join(suffixes)}; name another output")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InputError(f"{target}: is the input itself; name another output")
+    if target.exists() and not force:
+        raise InputError(f"{target}: exists; name another output, or overwrite it by --force")
+
+
 # --- import --------------------------------------------------------------------------------
 
 
@@ -91,9 +109,11 @@ def import_weights(source: Path, target: Path, key: str | None = None) -> Networ
     channels and blocks follow from the shapes. Weights become float32, bit by bit the same.
 
     Raises InputError, naming the file and the key, for a file that is missing, damaged or no
-    PyTorch file, that holds Python objects, no network or several, and for every key that the
-    network lacks, misses, or has in another shape or type.
+    PyTorch file, that is of this package already, that holds Python objects, no network or several,
+    and for every key that the network lacks, misses, or has in another shape or type.
     """
+    if _is_ours(source):  # torch reads its tensors, but not the form and the scale of G
+        raise InputError(f"{source}: is a weights file of this package already; copy it")
     networks = find_networks(_read_torch_file(source))
     if not networks:
         raise InputError(f"{source}: holds no DRUNet: no key is {HEAD}, with or without a prefix")
@@ -105,6 +125,14 @@ def import_weights(source: Path, target: Path, key: str | None = None) -> Networ
     origin = {"imported": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
     save_network(network, target, origin | ({"key": key} if key else {}))
     return network
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        read_metadata(path)
+    except InputError:
+        return False
+    return True
 
 
 def _named(networks: Mapping[str, object]) -> str:
@@ -220,7 +248,7 @@ def export_kair(source: Path, target: Path) -> Network:
         if network.form != "plain":
             raise InputError(
                 f"{source}: G has the residual form s·(x − N(x)); the official layout holds only "
-                "plain ones, G = s·N(x)"
+                "plain ones, G = s·N(x); use --format onnx"
             )
         network.fold_scale()
     save_state(target, OrderedDict(network.network.state_dict().items()))

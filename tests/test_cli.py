@@ -1,12 +1,16 @@
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from reg.cli import main
-from reg.networks import Denoiser, Regularizer, load_denoiser
+from reg.networks import Denoiser, Regularizer, load_denoiser, save_network
 from tests.command_line import assert_one_line_of_error
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -153,6 +157,47 @@ def test_weights_go_in_and_out() -> None:
     assert all(torch.equal(back[k], v) for k, v in network.network.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (
+            ("export", "D.safetensors", "--format", "kair", "-o", "D.safetensors"),
+            "must end in .pth",
+        ),
+        (("export", "D.safetensors", "--format", "kair", "-o", "there.pth"), "there.pth: exists"),
+        (("export", "D.safetensors", "--format", "onnx", "-o", "D.pth"), "must end in .onnx"),
+        (("import", "given.pth", "-o", "given.pth"), "must end in .safetensors"),
+        (("import", "given.pth", "-o", "D.safetensors"), "D.safetensors: exists"),
+        (("import", "given.pth", "-o", "./link.safetensors", "--force"), "is the input itself"),
+        (("import", "D.safetensors", "-o", "again.safetensors"), "copy it"),
+    ],
+)
+def test_weights_are_not_written_over_others(arguments: tuple[str, ...], part: str) -> None:
+    network = Denoiser((2, 2, 2, 2), 1)
+    save_network(network, Path("D.safetensors"))
+    torch.save(network.network.state_dict(), "given.pth")
+    Path("there.pth").write_bytes(b"precious")
+    Path("link.safetensors").symlink_to("given.pth")
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+    assert_one_line_of_error(call("weights", *arguments), part)
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_weights_are_overwritten_by_force() -> None:
+    network = Denoiser((2, 2, 2, 2), 1)
+    torch.save(network.network.state_dict(), "given.pth")
+    for options in ((), ("--force",)):
+        assert call("weights", "import", "given.pth", *options).exit_code == 0
+    arguments = ("weights/given.safetensors", "--format", "kair", "-o", "given.pth", "--force")
+    assert call("weights", "export", *arguments).exit_code == 0
+    back = torch.load("given.pth", weights_only=True)
+    assert all(torch.equal(back[k], v) for k, v in network.network.state_dict().items())
+
+
+def test_the_help_of_export_says_what_fits_where() -> None:
+    assert "residual form" in call("weights", "export", "--help").stdout
+
+
 def test_import_to_a_place_of_choice() -> None:
     networks = {"model": Denoiser((2, 2, 2, 2), 1), "model2": Regularizer((2, 2, 2, 2), 1)}
     torch.save({key: net.network.state_dict() for key, net in networks.items()}, "checkpoint.pth")
@@ -170,7 +215,7 @@ def test_import_to_a_place_of_choice() -> None:
         (["import", "params.yaml"], "params.yaml"),
         (["export", "params.yaml", "--format", "kair", "-o", "out.pth"], "params.yaml"),
         (["export", "params.yaml", "--format", "onnx", "-o", "out.onnx"], "params.yaml"),
-        (["release", "--profile", "nowhere"], "nowhere"),
+        (["release", "--profile", "nowhere"], "models/nowhere: no such folder"),
         (["download", "nowhere.pth"], "neither a URL nor one of drunet_color.pth"),
         (["download", "https://example.org/a.pth"], "--sha256"),
         (["download", "http://127.0.0.1:9/a.pth", "--sha256", "0" * 64], "cannot be downloaded"),
@@ -199,7 +244,77 @@ def test_help_lists_the_commands() -> None:
     assert "claims" in result.stdout
 
 
-def test_an_unknown_command_is_refused() -> None:
-    result = call("chek")
-    assert result.exit_code == 2
-    assert "chek" in result.stderr
+@pytest.mark.parametrize("group", [(), ("weights",)])
+def test_summaries_of_commands_are_whole(group: tuple[str, ...]) -> None:
+    result = call(*group, "--help")
+    assert result.exit_code == 0
+    summaries = result.stdout.partition("Commands:")[2].splitlines()[1:]
+    assert len(summaries) >= 4
+    assert all(line.endswith(".") and not line.endswith("...") for line in summaries)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("chek",), ("chek", "`reg --help`")),
+        (("--chek",), ("--chek", "`reg --help`")),
+        (("check", "more"), ("more", "`reg check --help`")),
+        (("verify", "--against"), ("--against", "`reg verify --help`")),
+        (("weights", "exprt"), ("exprt", "`reg weights --help`")),
+        (("weights", "--all"), ("--all", "`reg weights --help`")),
+        (("weights", "export"), ("FILE", "`reg weights export --help`")),
+        (("weights", "export", "x", "--format", "foo", "-o", "y"), ("'foo'", "'kair', 'onnx'")),
+        (("weights", "import", "."), ("is a directory", "`reg weights import --help`")),
+        (("weights", "import", ""), ("is empty", "`reg weights import --help`")),
+        (("restore", "a.png", "-o", "", "--task", "denoise"), ("-o", "is empty")),
+        (("degrade",), ("INPUTS", "`reg degrade --help`")),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert_one_line_of_error(result, *parts)
+    assert "?." not in result.stderr
+
+
+def test_a_group_alone_shows_its_commands() -> None:
+    for group in ((), ("weights",)):
+        result = call(*group)
+        assert "Commands:" in result.output
+        assert "error:" not in result.output
+
+
+# --- who reads the output ------------------------------------------------------------------
+
+
+def test_a_closed_pipe_is_no_error_of_the_user() -> None:
+    write_claims("demo", json.dumps(CLAIMS))
+    code = "from reg.cli import main; main(['claims'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "stderr"),
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device\n"),
+        (OSError("no device"), 2, "error: no device\n"),
+    ],
+)
+def test_what_cannot_be_printed(
+    error: OSError, exit_code: int, stderr: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str) -> None:
+        raise error
+
+    torch.save(Denoiser((2, 2, 2, 2), 1).network.state_dict(), "given.pth")
+    monkeypatch.setattr(click, "echo", refuse)
+    result = call("weights", "import", "given.pth")
+    assert (result.exit_code, result.stderr) == (exit_code, stderr)

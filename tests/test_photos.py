@@ -18,6 +18,7 @@ from reg.photos import (
     Photo,
     check_folder,
     check_format,
+    left_out,
     pair_files,
     read_photo,
     write_photo,
@@ -144,6 +145,25 @@ def test_orientation_is_applied_once(orientation: int, suffix: str, tmp_path: Pa
         assert ORIENTATION not in image.getexif()
         assert image.getexif()[271] == "Maker"
         np.testing.assert_array_equal(np.asarray(image), photo.pixels)
+
+
+def test_no_directory_is_added_to_the_description(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    write_photo(tmp_path / "b.jpg", read_photo(tmp_path / "a.jpg"))
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert dict(image.getexif()) == {271: "Maker"}
+
+
+def test_no_resolution_is_invented(tmp_path: Path) -> None:
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.tif")
+    write_photo(tmp_path / "b.tif", read_photo(tmp_path / "a.tif"))
+    write_photo(tmp_path / "b.png", read_photo(tmp_path / "a.tif"))
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert not {282, 283} & {tag.code for tag in file.pages.first.tags}
+    with Image.open(tmp_path / "b.png") as image:
+        assert "dpi" not in image.info
 
 
 # --- 16 bits ---------------------------------------------------------------------------------
@@ -289,6 +309,12 @@ def bytes_of(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
+def tiff_of(dtype: type) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.zeros((9, 8, 3), dtype), photometric="rgb")
+    return out.getvalue()
+
+
 COLOUR = Image.fromarray(pixels_of(3, np.uint8, 40, 40))
 
 
@@ -313,6 +339,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "cmyk.tif": (bytes_of(COLOUR.convert("CMYK"), "TIFF"), "is CMYK; convert it"),
     "lab.tif": (bytes_of(COLOUR.convert("LAB"), "TIFF"), "is LAB; convert it"),
     "float.tif": (bytes_of(COLOUR.convert("F"), "TIFF"), "more than 16 bits"),
+    "floats.tif": (tiff_of(np.float32), "float32 values.; save it with 8 or 16 bits"),
+    "long.tif": (tiff_of(np.uint32), "uint32 values.; save it with 8 or 16 bits"),
     "animated.png": (
         bytes_of(COLOUR, "PNG", save_all=True, append_images=[COLOUR.rotate(90)]),
         "holds 2 images",
@@ -419,6 +447,7 @@ def test_a_file_goes_to_a_file_or_into_a_folder(album: Path) -> None:
     given_ = album / "b.png"
     assert pair_files([str(given_)], Path("out.tif")) == [(given_, Path("out.tif"))]
     assert pair_files([str(given_)], Path("out")) == [(given_, Path("out/b.png"))]
+    assert pair_files([str(album)], Path("photos.d"))[1] == (given_, Path("photos.d/b.png"))
     Path("dots.d").mkdir()
     assert pair_files([str(given_)], Path("dots.d")) == [(given_, Path("dots.d/b.png"))]
 
@@ -427,18 +456,26 @@ def test_folders_and_patterns_are_sorted_photographs(album: Path) -> None:
     expected = [(album / name, Path("out", name)) for name in ("a.JPG", "b.png")]
     assert pair_files([str(album)], Path("out")) == expected
     assert pair_files(["album/*[Gg]"], Path("out")) == expected
-    assert Path("out").is_dir()
+    Path("album/folder.png").mkdir()
+    assert pair_files([str(album)], Path("out")) == expected
+    assert not Path("out").exists()  # nothing is written yet
 
 
-def test_existing_outputs_are_refused_overwritten_or_skipped(album: Path) -> None:
+def test_files_that_are_left_out_of_folders_are_counted(album: Path) -> None:
+    assert left_out([str(album), "album/*"]) == 1
+    for name in ("c.bmp", "d.gif", ".DS_Store"):
+        (album / name).write_bytes(b"x")
+    (album / "raw").mkdir()
+    assert left_out([str(album)]) == 3
+    assert left_out(["album/b.png"]) == 0
+
+
+def test_existing_outputs_are_refused_or_allowed(album: Path) -> None:
     Path("out").mkdir()
     Path("out/b.png").write_bytes(b"precious")
     with pytest.raises(InputError, match=r"out/b.png: exists; .*--force"):
         pair_files([str(album)], Path("out"))
-    assert len(pair_files([str(album)], Path("out"), force=True)) == 2
-    assert pair_files([str(album)], Path("out"), skip=True) == [
-        (album / "a.JPG", Path("out/a.JPG"))
-    ]
+    assert len(pair_files([str(album)], Path("out"), existing=True)) == 2
     assert Path("out/b.png").read_bytes() == b"precious"
 
 
@@ -450,7 +487,13 @@ def test_existing_outputs_are_refused_overwritten_or_skipped(album: Path) -> Non
         (["empty"], "out", "empty: holds no photographs"),
         (["album"], "album/notes.txt", "is a file; several"),
         (["album/b.png"], "out.xyz", "out.xyz: unknown suffix"),
-        (["album/notes.txt"], "out", "out/notes.txt: unknown suffix"),
+        (["album/notes.txt"], "out", "^album/notes.txt: unknown suffix; leave it out"),
+        (["album/*"], "out", "^album/notes.txt: unknown suffix; leave it out"),
+        (["album/b.png"], "/dev/null", "^/dev/null: unknown suffix; write one of"),
+        (["album"], "out.png", "^out.png: is the name of a file; folders"),
+        (["album/b.png", "album/a.JPG"], "out.TIF", "^out.TIF: is the name of a file"),
+        (["album/b*"], "out.png", "^out.png: is the name of a file; .* patterns"),
+        (["", "album"], "out", "an input is empty"),
         (["album/b.png", "twin/b.png"], "out", "twin/b.png: would be written to out/b.png"),
         (["album/b.png"], "album/notes.txt/out.png", "cannot be written to"),
         (["album/b.png"], "/proc/nowhere/out.png", "/proc/nowhere: cannot be written to"),
@@ -462,6 +505,7 @@ def test_paths_that_cannot_be_used(inputs: list[str], output: str, words: str, a
     Path("twin/b.png").write_bytes(b"x")
     with pytest.raises(InputError, match=words):
         pair_files(inputs, Path(output))
+    assert not Path("out").exists()
 
 
 def test_a_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,5 +513,11 @@ def test_a_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("reg.photos.tempfile.TemporaryFile", refuse)
-    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied"):
-        check_folder(tmp_path)
+    for folder in (tmp_path, tmp_path / "new" / "newer"):
+        with pytest.raises(InputError, match=r"cannot be written to \(Permission denied"):
+            check_folder(folder)
+
+
+def test_a_folder_that_can_be_written_to_is_not_made(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "newer")
+    assert list(tmp_path.iterdir()) == []

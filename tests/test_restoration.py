@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,16 @@ from reg.cli import main
 from reg.errors import InputError
 from reg.iterations import image_gradient, image_gradient_adjoint, pnp_gd
 from reg.networks import Denoiser, Regularizer, initialise, save_network, write_weights
-from reg.operators import Blur, Downsampling, Operator, gaussian_kernel
+from reg.operators import GAUSSIAN_KERNELS, Blur, Downsampling, Operator, gaussian_kernel
 from reg.photos import Photo, read_photo, write_photo
 from reg.problems import Problem, make_problem
 from reg.restoration import (
     Degradation,
     Measured,
+    Restoration,
     Tiled,
     degrade,
+    draw_comparison,
     find_weights,
     load,
     network_file,
@@ -39,6 +43,7 @@ from reg.restoration import (
     random_mask,
     read_mask,
     receptive_radius,
+    resolved,
     restore,
     scaled,
     to_kernel,
@@ -272,10 +277,10 @@ def test_without_borders_the_unrolled_network_is_what_was_trained(weights: Path)
     [
         ("deblur", {"kernel": to_kernel("gaussian:1.5")}, 2.55, "deblur-k2-2.55"),
         ("deblur", {"kernel": to_kernel("gaussian:1.6")}, 9.0, "deblur-k2-7.65"),
-        ("deblur", {"kernel": gaussian_kernel("k7")}, 9.0, "deblur-k7-2.55"),
+        ("deblur", {"kernel": gaussian_kernel("k7")}, 5.0, "deblur-k7-2.55"),
         ("deblur", {"kernel": F.pad(gaussian_kernel("k7"), (3, 3, 1, 1))}, 1.0, "deblur-k7-2.55"),
         ("sr", {"factor": 2}, 1.0, "sr-x2-2.55"),
-        ("inpaint", {"mask": torch.ones(9, 9).bool()}, 0.0, "inpaint-20"),
+        ("inpaint", {"mask": torch.arange(100).view(10, 10) < 25}, 0.0, "inpaint-20"),
     ],
 )
 def test_the_unrolled_network_of_the_nearest_task_is_taken(
@@ -296,6 +301,7 @@ def test_the_unrolled_network_of_the_nearest_task_is_taken(
         # As wide as k7 and turned by 90 degrees.
         (("--task", "deblur", "--kernel", "gaussian:2.65,2.24,142.2"), "deblur by this kernel"),
         (("--task", "denoise"), "no network for denoise"),
+        (("--task", "sr", "--factor", 2, "--sigma", 25), "no network for sr ×2 at sigma 25"),
         (("--task", "sr", "--factor", 2, "--iterations", 5), "iterations: an unrolled network"),
     ],
 )
@@ -306,7 +312,14 @@ def test_without_an_unrolled_network_the_line_names_those_there_are(
     result = call("restore", *arguments, "--sigma", 2, *options)
     assert_one_line_of_error(result, words)
     if "iterations" not in words:
-        assert_one_line_of_error(result, ", ".join(sorted(UNROLLED)))
+        for suits in ("gaussian:2.65,2.24,52.2 at sigma up to 5.1", "sr ×2", "10% to 30%"):
+            assert_one_line_of_error(result, suits)
+
+
+def test_an_unrolled_network_takes_no_mask_of_many_more_known_pixels(weights: Path) -> None:
+    mostly_known = Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 90)
+    with pytest.raises(InputError, match=r"no network for inpaint with 90% known"):
+        network_file(weights, "unrolled", mostly_known, 0.0)
 
 
 def test_an_unrolled_network_restores_to_the_border(weights: Path) -> None:
@@ -336,15 +349,14 @@ TUNED = {
 @pytest.mark.parametrize(
     ("degradation", "noise", "sigma", "curvature"),
     [
-        (Degradation("deblur", to_kernel("gaussian:1.5")), 2.55, 2.0, 100),
-        (Degradation("deblur", to_kernel("gaussian:1.5")), 5.1, 4.0 / 1.5, 200),
-        (Degradation("deblur", to_kernel("gaussian:1.5")), 25.5, 4.0 / 0.3, 200),
-        (Degradation("deblur", to_kernel("gaussian:2.6")), 7.65, 3.0, 300),
+        (Degradation("deblur", gaussian_kernel("k2")), 2.55, 2.0, 100),
+        (Degradation("deblur", gaussian_kernel("k2")), 5.1, 4.0 / 1.5, 200),
+        (Degradation("deblur", gaussian_kernel("k2")), 25.5, 4.0 / 0.3, 200),
+        (Degradation("deblur", gaussian_kernel("k7")), 7.65, 3.0, 300),
         (Degradation("sr", factor=2), 5.1, 2.0, 400),
         (Degradation("sr", factor=4), 2.55, 1.5, 500),
         (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 12), 0.0, 0.7, 700),
         (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 90), 3.0, 3.0, 600),
-        (Degradation("denoise"), 10.0, 10.0, 1600),  # not tuned: the default
         (Degradation("sr", factor=2), 0.1, 1 / 2.55, 400),  # no weaker than for a noise of 1
     ],
 )
@@ -354,6 +366,36 @@ def test_parameters_of_the_nearest_task_follow_the_noise(
     found = scaled(degradation, noise / 255, "pnp-gd", TUNED)
     assert found["sigma"] == pytest.approx(sigma)
     assert found["curvature"] == curvature
+
+
+def wiener_mean(kernel: Tensor, noise: float) -> float:
+    """By a loop over frequencies: the mean gain of Wiener's filter for S ∝ 1/f²."""
+    n = 256
+    f = np.fft.fftfreq(n)
+    power = np.array([[1 / (u * u + v * v) if u or v else 1 / f[1] ** 2 for u in f] for v in f])
+    power *= 0.05 / power.mean()
+    blur = np.abs(np.fft.fft2(kernel.numpy(), (n, n))) ** 2
+    return float((blur * power / (blur * power + noise**2)).mean())
+
+
+@pytest.mark.parametrize("name", ["k2", "k5"])
+def test_what_a_kernel_resolves_is_the_mean_gain_of_wieners_filter(name: str) -> None:
+    kernel = gaussian_kernel(name)
+    assert resolved(kernel, 0.01) == pytest.approx(wiener_mean(kernel, 0.01), rel=1e-9)
+    assert resolved(kernel, 0.1) < resolved(kernel, 0.01) < resolved(torch.ones(1, 1), 0.01) < 1
+
+
+def test_a_kernel_that_leaves_more_of_the_scene_has_a_stronger_prior() -> None:
+    def sigma(kernel: Tensor) -> float:
+        return scaled(Degradation("deblur", kernel), 0.01, "pnp-gd", TUNED)["sigma"]
+
+    line = torch.zeros(7, 7, dtype=torch.float64)
+    line[3] = 1 / 7
+    ratio = wiener_mean(line, 0.01) / wiener_mean(gaussian_kernel("k2"), 0.01)
+    assert sigma(line) == pytest.approx(2.0 * ratio ** (1 / 3))
+    assert sigma(line) > 1.4 * sigma(gaussian_kernel("k2"))
+    point = scaled(Degradation("denoise"), 0.01, "pnp-gd", TUNED)["sigma"]
+    assert point == pytest.approx(sigma(torch.ones(1, 1, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("task", ["deblur", "sr", "inpaint", "denoise"])
@@ -444,6 +486,17 @@ def test_known_pixels_stay_in_noise_free_inpainting(weights: Path) -> None:
         ({"task": "inpaint"}, "inpaint: needs a mask"),
         ({"task": "denoise", "factor": 2}, "factor: task denoise has none"),
         ({"task": "sr", "factor": 5}, "factor 5: must be 2, 3 or 4"),
+        ({"task": "sr", "factor": 2.0}, "factor 2.0: must be 2, 3 or 4"),
+        ({"task": "sr", "factor": "2"}, "factor 2: must be 2, 3 or 4"),
+        ({"task": "denoise", "sigma": "2"}, "sigma 2: must be auto, or a noise level"),
+        ({"task": "denoise", "sigma": [2]}, "sigma .*: must be auto, or a noise level"),
+        ({"task": "sr", "factor": 2, "iterations": 2.5}, "iterations 2.5: must be a whole number"),
+        ({"task": "inpaint", "mask": "nowhere.png"}, "nowhere.png: cannot be read"),
+        ({"task": "inpaint", "mask": [[1, 1], [1]]}, "mask: is no array"),
+        ({"task": "deblur", "kernel": [[1, 1], [1]]}, "kernel: must be a 2-D array"),
+        ({"task": "deblur", "kernel": ""}, "kernel '': no such file; give .* or gaussian:STD"),
+        ({"task": "deblur", "kernel": "gaussian"}, "'gaussian': no such file; .* gaussian:STD"),
+        ({"task": "denoise", "weights": "nowhere"}, "nowhere: no such folder"),
         ({"task": "denoise", "sigma": float("nan")}, "sigma nan"),
         ({"task": "denoise", "sigma": -1.0}, "sigma -1.0"),
         ({"task": "denoise", "sigma": 300.0}, "sigma 300.0"),
@@ -477,9 +530,38 @@ def test_arguments_that_cannot_be_used(
     assert "\n" not in str(error.value)
 
 
+def test_arguments_of_other_types_are_taken(tmp_path: Path, weights: Path) -> None:
+    image = np.ascontiguousarray(ASTRONAUT[:24, 150:180])
+    mask = random_mask(24, 30, 50, 0)
+    write_photo(tmp_path / "mask.png", Photo(mask[..., None].astype(np.uint8) * 255))
+    for task, usual, other in (
+        ("inpaint", {"mask": mask}, {"mask": str(tmp_path / "mask.png")}),
+        ("inpaint", {"mask": mask}, {"mask": torch.from_numpy(mask)}),
+        ("sr", {"factor": 2}, {"factor": np.int64(2)}),
+        ("deblur", {"kernel": np.eye(3)}, {"kernel": np.eye(3).tolist()}),
+    ):
+        call: dict[str, Any] = {"sigma": 2.0, "iterations": 1, "weights": weights}
+        expected = restore(image, task, **call, **usual)
+        call = {"sigma": np.float32(2), "iterations": np.int32(1), "weights": str(weights)}
+        made = restore(torch.from_numpy(image), task, **call, **other)
+        np.testing.assert_array_equal(made, expected)
+        np.testing.assert_array_equal(
+            degrade(torch.from_numpy(image), task, **other), degrade(image, task, **usual)
+        )
+
+
+@pytest.mark.parametrize("sigma", ["auto", "2", None, -1, 300, np.nan])
+def test_degrading_needs_a_level_of_noise(sigma: Any) -> None:
+    with pytest.raises(InputError, match=r"sigma .*: must be a noise level from 0 to 255"):
+        degrade(ASTRONAUT[:9, :9], "denoise", sigma=sigma)
+
+
 @pytest.mark.parametrize(
     "image",
     [
+        [[0.5, 0.5], [0.5]],
+        "album/a.png",
+        torch.zeros(5, 5, requires_grad=True),
         np.zeros((0, 5), np.uint8),
         np.zeros(5, np.uint8),
         np.zeros((5, 5, 5), np.uint8),
@@ -489,8 +571,10 @@ def test_arguments_that_cannot_be_used(
     ],
 )
 def test_arrays_that_are_no_images(image: Any, weights: Path) -> None:
-    with pytest.raises(InputError, match="image of"):
-        restore(image, "denoise", sigma=5, weights=weights)
+    for call in (partial(restore, weights=weights), degrade):
+        with pytest.raises(InputError, match=r"^image(:| of)") as error:
+            call(image, "denoise", sigma=5)
+        assert "\n" not in str(error.value)
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, weights: Path) -> None:
@@ -579,8 +663,32 @@ def test_kernels_from_files(tmp_path: Path) -> None:
         torch.testing.assert_close(
             to_kernel(str(tmp_path / name)), torch.from_numpy(kernel / kernel.sum())
         )
-    assert to_kernel("gaussian:1.6").equal(gaussian_kernel("k2"))
     assert to_kernel("gaussian:10").shape == (61, 61)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN_KERNELS)
+def test_gaussian_kernels_are_as_large_as_they_matter(name: str) -> None:
+    (along, across), angle = GAUSSIAN_KERNELS[name]
+    kernel, whole = to_kernel(f"gaussian:{along},{across},{angle}"), gaussian_kernel(name)
+    rows, columns = ((25 - side) // 2 for side in kernel.shape)
+    padded = F.pad(kernel, (columns, columns, rows, rows))
+    assert padded.shape == whole.shape
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
+    torch.testing.assert_close(padded, whole, rtol=1e-5, atol=1e-6 * float(whole.max()))
+    assert max(kernel.shape) <= min(10.6 * max(along, across) + 1, 25)
+
+
+def test_a_narrow_blur_fits_a_small_photograph(album: Path, weights: Path) -> None:
+    write_photo(Path("small.png"), Photo(np.ascontiguousarray(ASTRONAUT[:5, 150:157])))
+    narrow = ("--task", "deblur", "--kernel", "gaussian:0.5")
+    assert call("degrade", "small.png", "-o", "y.png", *narrow).exit_code == 0
+    result = call("restore", "y.png", "-o", "x.png", *narrow, "--sigma", 2, "--weights", weights)
+    assert result.exit_code == 0
+    assert read_photo(Path("x.png")).pixels.shape == (5, 7, 3)
+    wide = ("--task", "deblur", "--kernel", "gaussian:2")
+    assert_one_line_of_error(
+        call("degrade", "small.png", "-o", "z.png", *wide), "small.png: ", "choose a smaller STD"
+    )
 
 
 # --- test inputs -----------------------------------------------------------------------------
@@ -680,9 +788,12 @@ def test_folders_are_restored_whole_and_resumed(album: Path, weights: Path) -> N
     first = Path("out/a.png").read_bytes()
     assert_one_line_of_error(call("restore", album, "-o", "out", *options), "out/a.png", "--force")
     Path("out/b.png").unlink()
-    result = call("restore", "album/*.png", "-o", "out", *options, "--skip-existing")
+    again = ("album/*.png", "-o", "out", *options, "--skip-existing")
+    result = call("restore", *again)
     assert result.stdout.startswith("out/b.png")
-    assert result.stdout.count("\n") == 1
+    assert result.stdout.splitlines()[1:] == ["1 skipped: their outputs exist"]
+    assert call("restore", *again).stdout == "2 skipped: their outputs exist\n"
+    assert_one_line_of_error(call("restore", *again, "--force"), "--force", "--skip-existing")
     assert call("restore", album, "-o", "out", *options, "--force").exit_code == 0
     assert Path("out/a.png").read_bytes() == first  # the same bytes from the same input
 
@@ -693,7 +804,37 @@ def test_a_bad_photograph_among_many_stops_before_any_work(album: Path, weights:
         "restore", album, "-o", "out", "--task", "denoise", "--sigma", 5, "--weights", weights
     )
     assert_one_line_of_error(result, "album/z.png: is empty")
-    assert list(Path("out").iterdir()) == []
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("denoise", ("--sigma", 5), "sigma 5"),
+        ("denoise", (), r"sigma \d+(\.\d+)? \(estimated\)"),
+        ("sr", ("--factor", 2, "--sigma", 2.55, "--iterations", 2), "sigma 2.55, 2 iterations"),
+        ("sr", ("--factor", 2, "--sigma", 2.55, "--iterations", 1), "sigma 2.55, 1 iteration"),
+        ("sr", ("--factor", 2, "--sigma", 0.5, "--method", "unrolled"), "sigma 0.5"),
+    ],
+)
+def test_a_line_says_what_was_done(
+    task: str, options: tuple[object, ...], said: str, album: Path, weights: Path
+) -> None:
+    result = call(
+        "restore", "album/a.png", "-o", "x.png", "--task", task, *options, "--weights", weights
+    )
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"x\.png: \d+\.\d s, {said}\n", result.stdout)
+
+
+def test_files_of_a_folder_that_are_left_out_are_counted(album: Path, weights: Path) -> None:
+    Image.fromarray(ASTRONAUT[:9, :9]).save(album / "c.bmp")
+    for command, options in (("restore", ("--weights", weights)), ("degrade", ())):
+        result = call(command, album, "-o", command, "--task", "denoise", "--sigma", 5, *options)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[2:] == [
+            "1 left out: no PNG, JPEG, TIFF or WebP by their suffix"
+        ]
 
 
 def corrupt(name: str, make: Callable[[Path], object]) -> None:
@@ -812,20 +953,21 @@ def test_a_read_only_folder_is_named_before_any_work(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("reg.photos.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr(restoration, "restore", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(Restoration, "run", lambda *_, **__: pytest.fail("work was begun"))
     options = ("--task", "denoise", "--sigma", 5, "--weights", weights)
-    for output in ("locked", "locked/x.png"):
+    for output, named in (("locked", "locked"), ("locked/x.png", "locked"), ("locked/a/b",) * 2):
         result = call("restore", "album/a.png", "-o", output, *options)
-        assert_one_line_of_error(result, "locked: cannot be written to (Permission denied)")
+        assert_one_line_of_error(result, f"{named}: cannot be written to (Permission denied)")
     assert list(Path("locked").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--task", "denoise", "--truth", "twins"), "truth of 64×41"),
-        (("--task", "inpaint", "--mask", "mask.png"), "mask of 64×48"),
-        (("--task", "deblur", "--kernel", "large.npy"), "kernel of 45 pixels"),
+        (("--task", "denoise", "--truth", "twins"), "album/b.png: truth of 64×41"),
+        (("--task", "denoise", "--truth", "gray"), "album/b.png: truth: is gray"),
+        (("--task", "inpaint", "--mask", "mask.png"), "album/b.png: mask of 64×48"),
+        (("--task", "deblur", "--kernel", "large.npy"), "album/b.png: kernel of 45 pixels"),
     ],
 )
 def test_what_suits_only_the_first_of_many_stops_before_any_work(
@@ -836,9 +978,111 @@ def test_what_suits_only_the_first_of_many_stops_before_any_work(
     Path("twins").mkdir()
     for name, height in (("a.png", 48), ("b.png", 41)):
         write_photo(Path("twins", name), Photo(np.zeros((height, 64, 3), np.uint8)))
-    monkeypatch.setattr(restoration, "restore", lambda *_, **__: pytest.fail("work was begun"))
+    Path("gray").mkdir()
+    for name, height, channels in (("a.png", 48, 3), ("b.png", 40, 1)):
+        write_photo(Path("gray", name), Photo(np.zeros((height, 64, channels), np.uint8)))
+    monkeypatch.setattr(Restoration, "run", lambda *_, **__: pytest.fail("work was begun"))
     result = call("restore", album, "-o", "out", "--sigma", 5, "--weights", weights, *options)
+    assert_one_line_of_error(result, f"error: {words}")
+    assert not Path("out").exists()
+
+
+def test_what_fails_with_one_of_many_names_it(
+    album: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("-o", "out", "--task", "denoise", "--sigma", 5, "--weights", weights)
+
+    def nothing(_: object, noise: float) -> Any:
+        return lambda x, noise: torch.full_like(x, torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Restoration, "network", nothing)
+        assert_one_line_of_error(call("restore", album, *options), "error: album/a.png: denoise by")
+    monkeypatch.setattr(restoration, "BYTES_PER_PIXEL", 1e12)
+    assert_one_line_of_error(call("restore", album, *options), "error: album/a.png: image of 64×48")
+    assert not Path("out").exists()
+
+
+# Outputs that would be written twice, or over what is read.
+OVERWRITING: dict[str, tuple[tuple[object, ...], str]] = {
+    "a comparison over a target": (
+        ("restore", "c/a.png", "c/a-compare.png", "-o", "out", "--task", "denoise", "--compare"),
+        "out/a-compare.png: would be written twice",
+    ),
+    "a mask over a target": (
+        ("degrade", "c/a.png", "c/a-mask.png", "-o", "out", "--task", "inpaint", "--known", 50),
+        "out/a-mask.png: would be written twice",
+    ),
+    "a comparison over a photograph": (
+        ("restore", "c/a-compare.png", "b/a.png", "-o", "c", "--task", "denoise", "--compare"),
+        "c/a-compare.png: would be written twice",
+    ),
+    "a comparison over the photograph": (
+        ("restore", "c/a-compare.png", "-o", "c/a.png", "--task", "denoise", "--compare"),
+        "c/a-compare.png: is read",
+    ),
+    "a mask over the photograph": (
+        ("degrade", "c/a-mask.png", "-o", "c/../c/a.png", "--task", "inpaint", "--known", 50),
+        "c/../c/a-mask.png: is read",
+    ),
+    "a comparison over the truth": (
+        ("restore", "c/a.png", "-o", "a.png", "--task", "denoise", "--compare", "--truth", "link"),
+        "a-compare.png: is read",
+    ),
+    "a target over the truth": (
+        ("restore", "c/a.png", "-o", "b", "--task", "denoise", "--truth", "b"),
+        "b/a.png: is read",
+    ),
+    "a target over the mask": (
+        ("degrade", "c/a.png", "-o", "b/mask.png", "--task", "inpaint", "--mask", "b/mask.png"),
+        "b/mask.png: is read",
+    ),
+    "a target over the kernel": (
+        ("degrade", "c/a.png", "-o", "b/psf.png", "--task", "deblur", "--kernel", "b/psf.png"),
+        "b/psf.png: is read",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", OVERWRITING)
+def test_no_output_is_written_over_another_or_over_what_is_read(
+    which: str, album: Path, weights: Path
+) -> None:
+    white = Photo(np.full((48, 64, 1), 255, np.uint8))
+    for name in ("c/a.png", "c/a-compare.png", "c/a-mask.png", "b/a.png", "a-compare.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy("album/a.png", name)
+    write_photo(Path("b/mask.png"), white)
+    write_photo(Path("b/psf.png"), Photo(white.pixels[:3, :3]))
+    Path("link").symlink_to("a-compare.png")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    given, words = OVERWRITING[which]
+    extra = ("--sigma", 5, "--weights", weights) if given[0] == "restore" else ()
+    result = call(str(given[0]), *given[1:], *extra, "--force")
     assert_one_line_of_error(result, words)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_a_photograph_may_be_restored_in_place(album: Path, weights: Path) -> None:
+    before = (album / "a.png").read_bytes()
+    options = ("--task", "denoise", "--sigma", 5, "--weights", weights)
+    both = ("restore", album, "-o", album, *options, "--truth", "truth", "--compare")
+    shutil.copytree(album, "truth")
+    assert call(*both, "--force").exit_code == 0
+    assert (album / "a.png").read_bytes() != before
+    assert (album / "a-compare.png").exists()
+
+
+@pytest.mark.parametrize("sides", [(300, 1), (1, 300)])
+def test_the_comparison_of_a_line_is_a_sheet(sides: tuple[int, int], tmp_path: Path) -> None:
+    image = np.ascontiguousarray(ASTRONAUT[: sides[0], : sides[1]])
+    draw_comparison(image, image, None, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert max(sheet.size) <= 2000
+        # The whole photograph is seen in its margins, not only a part.
+        dark = (np.asarray(sheet.convert("L"))[60:-500] < 250).any(axis=1)
+        if sides[0] > sides[1]:
+            assert dark.mean() > 0.9
 
 
 def test_degrade_refuses_bad_input(album: Path) -> None:
@@ -853,6 +1097,33 @@ def test_degrade_refuses_bad_input(album: Path) -> None:
     ):
         assert_one_line_of_error(call("degrade", "album/a.png", "-o", "y.png", *given))
         assert not Path("y.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("degrade", ("--task", "inpaint", "--known", 101), "a percentage from above 0 to 100"),
+        ("degrade", ("--task", "inpaint", "--known", 1e-6), "known 1e-06: leaves no known pixel"),
+        ("degrade", ("--task", "inpaint"), "--mask, or draw one by --known"),
+        ("degrade", ("--task", "denoise", "--sigma", -4), "must be a noise level from 0 to 255"),
+        ("degrade", ("--task", "deblur"), "needs a kernel; give it by --kernel"),
+        (
+            "degrade",
+            ("--task", "deblur", "--kernel", "no.png"),
+            "give psf.png, psf.npy or gaussian",
+        ),
+        ("restore", ("--task", "denoise", "--sigma", "abc"), "sigma abc: must be auto, or a"),
+        ("restore", ("--task", "denoise", "--sigma", -4), "must be auto, or a noise level"),
+    ],
+)
+def test_the_line_says_what_is_allowed(
+    command: str, options: tuple[object, ...], words: str, album: Path, weights: Path
+) -> None:
+    extra = ("--weights", weights) if command == "restore" else ()
+    result = call(command, "album/a.png", "-o", "y.png", *options, *extra)
+    assert_one_line_of_error(result, words)
+    assert "Errno" not in result.stderr
+    assert not Path("y.png").exists()
 
 
 def test_without_weights_the_line_says_how_to_get_them(album: Path, monkeypatch: Any) -> None:

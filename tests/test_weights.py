@@ -40,6 +40,7 @@ from reg.training import seeded
 from reg.weights import (
     PUBLISHED,
     Published,
+    check_target,
     download,
     export_kair,
     export_onnx,
@@ -419,6 +420,54 @@ def test_missing_files_and_folders_are_named() -> None:
     refused(lambda: export_kair(missing, target), "nowhere.pth", "no such weights file")
 
 
+def test_weights_of_this_package_are_not_imported() -> None:
+    # torch reads their tensors, so that G of the residual form would silently become a plain one.
+    save_network(Regularizer((2, 2, 2, 2), 1, "residual", 200.0), Path("G.safetensors"))
+    save_network(Denoiser((2, 2, 2, 2), 1), Path("D.pth"))
+    for name in ("G.safetensors", "D.pth"):
+        refused(
+            lambda name=name: import_weights(Path(name), Path("out.safetensors")),
+            name,
+            "weights file of this package already; copy it",
+        )
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "target", "force", "words"),
+    [
+        ("import", "out.pth", True, "must end in .safetensors"),
+        ("import", "out", True, "must end in .safetensors"),
+        ("kair", "out.safetensors", True, "must end in .pth or .pt"),
+        ("kair", "out.onnx", True, "must end in .pth or .pt"),
+        ("onnx", "out.pth", True, "must end in .onnx"),
+        ("kair", "there.pth", False, "exists; .* --force"),
+        ("kair", "given.pth", True, "is the input itself"),
+        ("kair", "folder/../given.pth", True, "is the input itself"),
+        ("kair", "link.pt", True, "is the input itself"),
+    ],
+)
+def test_targets_that_are_refused(made: str, target: str, force: bool, words: str) -> None:
+    Path("folder").mkdir()
+    for name in ("given.pth", "there.pth"):
+        Path(name).touch()
+    Path("link.pt").symlink_to("given.pth")
+    with pytest.raises(InputError, match=rf"^{target}: {words}"):
+        check_target(Path("given.pth"), Path(target), made, force=force)
+
+
+def test_targets_that_are_taken() -> None:
+    Path("there.pth").touch()
+    given = Path("given.safetensors")
+    for made, target, force in (
+        ("import", "weights/new.safetensors", False),
+        ("kair", "new.PT", False),
+        ("kair", "there.pth", True),
+        ("onnx", "new.onnx", False),
+    ):
+        check_target(given, Path(target), made, force=force)
+
+
 def test_find_networks_names_where_they_are() -> None:
     found = find_networks({"a": {"b": prefixed("module.", official())}, "c": official(3)})
     assert list(found) == ["a.b.module", "c"]
@@ -462,7 +511,7 @@ def test_what_the_official_layout_cannot_hold() -> None:
     write_weights(Path("unrolled.safetensors"), {"step": torch.ones(1)}, about)
     torch.save(official(), "official.pth")
     for name, part in (
-        ("residual.safetensors", "residual form"),
+        ("residual.safetensors", "use --format onnx"),
         ("unrolled.safetensors", "unrolled"),
         ("official.pth", "not a weights file of this package"),
     ):
