@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
 
 from reg.errors import InputError
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-FEW_IMAGES = 10  # below this a percentile interval is visibly too narrow
+FEW_IMAGES = 10  # below this an interval hardly speaks of other images
 FEW_SEEDS = 5  # below this the spread between trainings is hardly known
 
 
@@ -44,8 +45,8 @@ class PairedDifference:
             cautions.append("one image only: no interval can be computed")
         elif self.images < FEW_IMAGES:
             cautions.append(
-                f"only {self.images} images: the bootstrap interval is too narrow at this size "
-                "and speaks for these images rather than for photographs in general"
+                f"only {self.images} images: the interval speaks for these rather than for "
+                "photographs in general"
             )
         if self.seeds == 1:
             cautions.append("one training seed: how much trainings differ is not known")
@@ -71,13 +72,15 @@ def paired_difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean of a - b over training seeds and images, and its percentile bootstrap interval.
+    """Mean of a - b over training seeds and images, and its bootstrap interval.
 
     Images are drawn with replacement `resamples` times and, independently, training seeds, since
     every training restores every image (the two-way bootstrap: Owen, Annals of Applied Statistics
     1, 2007); the interval is the central `level` of the resampled means (Efron & Tibshirani, An
-    Introduction to the Bootstrap, 1993, ch. 13). Differences are taken per image first, so that
-    what is hard about an image cancels.
+    Introduction to the Bootstrap, 1993, ch. 13), which of few images is too narrow, so either side
+    is longer by what Student's t with n - 1 degrees of freedom and the factor √(n/(n-1)) ask
+    (Hesterberg, The American Statistician 69, 2015). Differences are taken per image first, so
+    that what is hard about an image cancels.
 
     Args:
         a, b: finite numbers by seed and image, shape (seeds, n) or, of one seed, (n,), both in
@@ -109,7 +112,10 @@ def paired_difference(
     seeds_drawn = draw.integers(0, seeds, size=(resamples, seeds))
     share = (seeds_drawn[:, :, None] == np.arange(seeds)).mean(axis=1)  # of each seed in a sample
     samples = np.take_along_axis(share @ difference, images_drawn, axis=1).mean(axis=1)
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    quantiles = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    upper = (1 + level) / 2
+    longer = stdtrit(n - 1, upper) / ndtri(upper) * np.sqrt(n / (n - 1))
+    low, high = mean + longer * (quantiles - mean)
     spread = float(of_images.std(ddof=1))
     # equal differences leave a spread of rounding errors only, which is no spread
     flat = spread <= 1e-12 * max(1.0, float(np.abs(of_images).max()))

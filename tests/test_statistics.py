@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm, t
 
 from reg.errors import InputError
 from reg.statistics import FEW_IMAGES, mean_over_tasks, paired_difference
@@ -15,8 +16,6 @@ def test_interval_contains_the_mean_and_follows_a_shift(values: list[float], shi
     zeros = np.zeros(len(values))
     found = paired_difference(values, zeros, resamples=500)
     assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
-    assert min(values) - 1e-9 <= found.low
-    assert found.high <= max(values) + 1e-9
     moved = paired_difference(np.add(values, shift), zeros, resamples=500)
     np.testing.assert_allclose(
         [moved.mean, moved.low, moved.high],
@@ -43,13 +42,14 @@ def test_interval_of_many_images_agrees_with_the_normal_one() -> None:
     assert found.effect_size == pytest.approx(d.mean() / d.std(ddof=1))
 
 
-def test_coverage_is_near_what_is_aimed_at() -> None:
+@pytest.mark.parametrize("n", [4, 8, 30])
+def test_coverage_is_near_what_is_aimed_at(n: int) -> None:
     draw = np.random.default_rng(2)
     hits = 0
-    for _ in range(200):
-        found = paired_difference(draw.normal(1, 1, 30), np.zeros(30), resamples=500)
+    for _ in range(400):
+        found = paired_difference(draw.normal(1, 1, n), np.zeros(n), resamples=500)
         hits += found.low <= 1 <= found.high
-    assert 0.88 <= hits / 200 <= 0.99
+    assert 0.925 <= hits / 400 <= 0.98
 
 
 def test_the_seed_decides_the_interval() -> None:
@@ -81,17 +81,19 @@ def test_few_images_are_said_to_be_few() -> None:
     assert "only 4 images" in few.caution
     enough = paired_difference(np.arange(float(FEW_IMAGES)), np.zeros(FEW_IMAGES))
     assert "images" not in enough.caution
-    assert few.text("dB").startswith("+1.50 dB [+")
+    assert few.text("dB").startswith("+1.50 dB [")
 
 
 # --- training seeds ------------------------------------------------------------------------
 
 
 def one_way(difference: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The bootstrap over images alone, as one seed must have it to the last digit."""
-    drawn = np.random.default_rng(seed).integers(0, difference.size, size=(10_000, difference.size))
+    """The widened bootstrap over images alone, as one seed must have it."""
+    n, mean = difference.size, difference.mean()
+    drawn = np.random.default_rng(seed).integers(0, n, size=(10_000, n))
     low, high = np.quantile(difference[drawn].mean(axis=1), [(1 - 0.95) / 2, (1 + 0.95) / 2])
-    return float(low), float(high)
+    longer = t.ppf(0.975, n - 1) / norm.ppf(0.975) * np.sqrt(n / (n - 1))
+    return mean - longer * (mean - low), mean + longer * (high - mean)
 
 
 @given(numbers)
@@ -101,7 +103,7 @@ def test_one_seed_is_the_bootstrap_over_images_exactly(values: list[float]) -> N
     expected = d.mean(), *one_way(d)
     for given_d in (d, d[None]):
         found = paired_difference(given_d, np.zeros_like(given_d))
-        assert (found.mean, found.low, found.high) == expected
+        np.testing.assert_allclose((found.mean, found.low, found.high), expected, atol=1e-12)
         assert (found.images, found.seeds) == (len(values), 1)
 
 

@@ -152,7 +152,10 @@ def _write_table(sheet: Sheet, folder: Path) -> None:
 
 
 def _claim_files(inputs: Inputs) -> dict[str, list[str]]:
-    restoration = [inputs.file("evaluate_restoration", "table.csv")]
+    restoration = [
+        inputs.file("evaluate_restoration", "table.csv"),
+        inputs.file("tune", "trials.csv"),
+    ]
     ablation = [inputs.file("ablate", "table.csv")]
     return {
         "restoration": restoration,

@@ -34,7 +34,6 @@ class Inputs:
     diagnostics: pd.DataFrame
     denoising: pd.DataFrame
     denoiser_costs: pd.DataFrame
-    trials: pd.DataFrame
     chosen: dict[str, dict[str, dict[str, float]]]
     sweep_file: Path
     sweep: pd.DataFrame | None  # where `make sweep` was run
@@ -77,6 +76,7 @@ def read_inputs(
                 [read_table(finetuned / start / "table.csv") for start in unrolled.STARTS],
                 ignore_index=True,
             ),
+            trials=trials,
         ),
         acceleration=read_table(results / "accelerate" / "table.csv"),
         pretrain=_log(results / "pretrain" / "log.csv"),
@@ -86,7 +86,6 @@ def read_inputs(
         diagnostics=read_csv(results / "diagnose" / "table.csv", DIAGNOSTICS_COLUMNS),
         denoising=read_table(results / "evaluate_denoising" / "table.csv"),
         denoiser_costs=read_csv(results / "evaluate_denoising" / "costs.csv", COST_COLUMNS),
-        trials=trials,
         chosen=_chosen(results / "tune" / "chosen.json", trials),
         sweep_file=sweep,
         sweep=read_csv(sweep, SWEEP_COLUMNS) if sweep.exists() else None,

@@ -35,7 +35,7 @@ def inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
     present = table.loc[table["task"] == VISUAL_TASK, "method"].unique().tolist()
     # PnP-GD stands last, beside its strongest neighbours, as figures of the field have it
     methods = sorted(in_order(present), key=lambda m: m.removesuffix(EQUIVARIANT) == "pnp-gd")
-    rival = best_rival(table, claim, VISUAL_TASK, "ssim")
+    rival = best_rival(inputs.evidence, claim, VISUAL_TASK, "ssim")
     # Pictures are kept of the first training seed.
     ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim").iloc[0] for m in methods}
     psnr = {m: last(table, claim, VISUAL_TASK, m, "psnr").iloc[0] for m in methods}
@@ -52,9 +52,9 @@ def inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
     ]
     caption = (
         f"Test image {image}: of those kept the one with the median SSIM difference between "
-        f"PnP-GD and {method_name(rival)}, the best rival by mean SSIM (the lower one of an even "
-        "number). Below, the square with the strongest gradients of the truth. PSNR and SSIM are "
-        f"those of the whole image, last iterate.{first_of_seeds(table)}"
+        f"PnP-GD and {method_name(rival)}, the best rival on validation images (the lower one of "
+        "an even number). Below, the square with the strongest gradients of the truth. PSNR and "
+        f"SSIM are those of the whole image, last iterate.{first_of_seeds(table)}"
         f"{crops_say(inputs, [image])}"
     )
     truth, pictures = shown(truth, pictures, inputs.cropped)

@@ -105,7 +105,7 @@ def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
         ),
         TableEntry(
             "Tuning",
-            tables.tuning_sheet(inputs.trials, inputs.chosen, tuning_trials),
+            tables.tuning_sheet(inputs.evidence.trials, inputs.chosen, tuning_trials),
             (inputs.file("tune", "trials.csv"), inputs.file("tune", "chosen.json")),
             ("tune",),
         ),

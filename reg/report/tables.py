@@ -295,7 +295,7 @@ def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
     early, images = max(run.early for run in runs), max(run.images for run in runs)
     return Sheet(
         "acceleration",
-        f"Four schedules of PnP-GD with the same σ from the same start, mean over {images} test "
+        f"Four schedules of PnP-GD from the same start, mean over {images} test "
         f"images{central}: PSNR in dB after {early:,} iterations and at the end of the run, the "
         f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
         "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
