@@ -25,8 +25,9 @@ State = dict[str, Any]
 
 
 def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
-    """Hash of all that decides a run's result: parameters, files (data, weights) and our code."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    """Hash of what decides a run's result: parameters, files (data, weights), our code, torch."""
+    given = [torch.__version__, *parts]
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
     code = [*sorted(CODE.glob("*.py")), *sorted(CODE.parent.glob("stages/*.py"))]
     for path in [*files, *code]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -82,8 +82,10 @@ def evaluate(
             pictured = {n: x.clone() for n, x in zip(names, last, strict=True) if n in kept}
             return {**state, "pictures": pictured}
 
+        given = ",".join(f"{name}={value:g}" for name, value in sorted(job.parameters.items()))
         # Batches differ in size between devices, and a run may go on on another one.
-        return f"{job.task}_{job.method}_{training_seed}_{names[0]}_{len(names)}", compute
+        of = (job.task, job.method, given, training_seed, names[0], len(names))
+        return "_".join(map(str, of)), compute
 
     held = list(batches(images, networks[first].device))  # once for all jobs: each is a copy
     parts = [(job, *batch) for job in jobs for batch in held]

@@ -50,20 +50,24 @@ STEPS_COLUMNS = ["task", "trained", "steps", "image", "psnr"]
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a start: its task, number K of steps, seed, budget and learning rate."""
+    """One training of a start: its task, number K of steps, seed, budget and learning rate.
+
+    A `trial` only serves to choose the rate.
+    """
 
     task: str
     steps: int
     seed: int
     iterations: int
     learning_rate: float
+    trial: bool = False
 
     @property
     def name(self) -> str:
         """What tells it from the others of its start."""
         return (
             f"{self.task}, K {self.steps}, seed {self.seed}, {self.iterations} iterations, "
-            f"rate {self.learning_rate:g}"
+            f"rate {self.learning_rate:g}{', trial' if self.trial else ''}"
         )
 
 
@@ -86,7 +90,7 @@ class Plan:
 
     def trial(self, task: str) -> Training:
         """The short training that is run at every rate."""
-        return Training(task, self.steps, self.seeds[0], self.trial_iterations, 0.0)
+        return Training(task, self.steps, self.seeds[0], self.trial_iterations, 0.0, trial=True)
 
     def trainings(self, task: str, rate: float) -> list[Training]:
         """Those of a task: every seed, then the further numbers of steps."""

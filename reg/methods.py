@@ -320,13 +320,16 @@ def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
     """Parameters of the four schedules of PnP-GD for one task, with the σ and c tuned for `pnp-gd`.
 
     Adam takes the official rate of the task. Since c exceeds 0.72 L where `pnp-gd` is stable, the
-    plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, stays below its bound 2/(‖A‖² + σ²L).
+    plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, stays below its bound 2/(‖A‖² + σ²L). Where there is
+    no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there Adam and
+    the plain step, whose speed it decides, take the official 1/255.
     """
-    sigma = {"sigma": tuned["sigma"]}
-    step = 1.4 / (1 + (tuned["sigma"] / 255) ** 2 * tuned["curvature"])
+    named = parse_task(task)
+    sigma = tuned["sigma"] if named.sigma_n else _noise(named)
+    step = 1.4 / (1 + (sigma / 255) ** 2 * tuned["curvature"])
     return {
-        "pnp-gd-adam": {**sigma, "step": ADAM_STEP[parse_task(task).kind]},
-        "pnp-gd-plain": {**sigma, "step": step},
+        "pnp-gd-adam": {"sigma": sigma, "step": ADAM_STEP[named.kind]},
+        "pnp-gd-plain": {"sigma": sigma, "step": step},
         "pnp-gd-spectral": dict(tuned),
         "pnp-gd": dict(tuned),
     }

@@ -18,6 +18,7 @@ from reg.datasets import load_images
 from reg.errors import InputError
 from reg.evaluation import Job
 from reg.methods import Networks, canonical, load_networks, retrained, schedules
+from reg.networks import best_device, resolve_precision
 from reg.params import Params, read_params
 from reg.provenance import account
 
@@ -96,6 +97,8 @@ def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:
     chosen = [params.folder("results", "tune", "chosen.json")] if tuned else []
     weights = [path for name in TRAINED for path in sorted(models.glob(f"{name}/**/*.safetensors"))]
     section = getattr(params.active, stage).model_dump()
+    # Where `auto` means another precision, unfinished work of this one is not to be gone on with.
+    section["precision"] = resolve_precision(section["precision"], best_device())
     return Inputs(
         load_images(manifest, role),
         load_networks(models),

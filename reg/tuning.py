@@ -87,7 +87,9 @@ def _mean_psnr(
     for networks, problem in product(of_seeds, problems):
         iterates = iterate(method, problem, networks, parameters)
         (last,) = deque(islice(settle(iterates, problem.start, tolerance), iterations), maxlen=1)
-        levels.append(psnr(last, problem.truth).cpu())
+        diverged = ~last.flatten(1).mean(dim=1).isfinite()
+        # 0 dB as in `evaluation.trace`: clipped to [0,1], infinity would count as white.
+        levels.append(psnr(last, problem.truth).masked_fill(diverged, 0.0).cpu())
     return torch.cat(levels).mean().item()
 
 
