@@ -77,7 +77,7 @@ class Plan:
 
     `steps` is the K of the networks that are compared, which are trained with every one of
     `seeds`; `sweep` has further K, for the first seed alone. The learning rate is the one of
-    `rates` that is best after `trial_iterations`.
+    `rates` that is best after `trial_iterations`; a training that diverges takes the next lower.
     """
 
     tasks: Sequence[str]
@@ -248,6 +248,24 @@ def choose_rate(
     return best, trials
 
 
+def finetune_stably(
+    bench: Bench, training: Training, rates: Sequence[float], log: Path | None = None
+) -> tuple[Training, Restore, pd.DataFrame]:
+    """`finetune`, at the next lower one of `rates` where a training diverges.
+
+    What a short trial bears, a long training or one of more steps may not. Returns the training as
+    it was run; DivergenceError if it diverges at the lowest rate, too.
+    """
+    lower = sorted(rate for rate in rates if rate < training.learning_rate)
+    try:
+        return training, *finetune(bench, training, log)
+    except DivergenceError as error:
+        if not lower:
+            raise
+        say(f"  {error}; goes on at the next lower rate, {lower[-1]:g}")
+        return finetune_stably(bench, replace(training, learning_rate=lower[-1]), rates, log)
+
+
 def finetune_all(bench: Bench, plan: Plan, results: Path) -> dict[Training, Restore]:
     """Every trained network of a plan; only the first process returns.
 
@@ -261,8 +279,9 @@ def finetune_all(bench: Bench, plan: Plan, results: Path) -> dict[Training, Rest
         trials.append(tried)
         for training in plan.trainings(task, rate):
             live = results / "log.csv" if not trained else None
-            trained[training], log = finetune(bench, training, live)
-            logs.append(log.assign(task=task, steps=training.steps, seed=training.seed))
+            done, restore, log = finetune_stably(bench, training, plan.rates, live)
+            trained[done] = restore
+            logs.append(log.assign(task=task, steps=done.steps, seed=done.seed))
     leave_it_to_the_first_process()
     write_table(logs[0].drop(columns=["task", "steps", "seed"]), results / "log.csv")
     write_table(pd.concat(logs), results / "logs.csv")

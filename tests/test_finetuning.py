@@ -12,7 +12,16 @@ from torch import Tensor
 from reg import finetuning
 from reg.errors import InputError
 from reg.evaluation import restoration_validation
-from reg.finetuning import Bench, Plan, Training, begin, choose_rate, finetune, measure_all
+from reg.finetuning import (
+    Bench,
+    Plan,
+    Training,
+    begin,
+    choose_rate,
+    finetune,
+    finetune_stably,
+    measure_all,
+)
 from reg.iterations import pnp_gd
 from reg.metrics import psnr
 from reg.networks import Denoiser, Regularizer, initialise
@@ -162,6 +171,33 @@ def test_a_rate_at_which_the_network_diverges_is_not_chosen(
     assert choose_rate(bench(), TRAINING, list(levels))[0] == 0.3
     with pytest.raises(InputError, match=r"at every rate of rate_factors"):
         choose_rate(bench(), TRAINING, [0.1, 0.4])
+
+
+def test_a_training_that_diverges_goes_on_at_the_next_lower_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[float] = []
+
+    def logged(_: Bench, training: Training, log: Path | None) -> tuple[str, pd.DataFrame]:
+        tried.append(training.learning_rate)
+        if training.learning_rate > 0.2:
+            raise DivergenceError("the loss is not finite")
+        return "network", pd.DataFrame()
+
+    monkeypatch.setattr(finetuning, "finetune", logged)
+    rates = [0.3, 0.1, 0.4, 0.2]
+    done, network, _ = finetune_stably(bench(), replace(TRAINING, learning_rate=0.4), rates)
+    assert (tried, network) == ([0.4, 0.3, 0.2], "network")
+    assert done == replace(TRAINING, learning_rate=0.2)
+    with pytest.raises(DivergenceError, match="not finite"):
+        finetune_stably(bench(), replace(TRAINING, learning_rate=0.4), [0.4, 0.3])
+
+
+def test_a_trial_is_no_training_of_equal_length() -> None:
+    # Else a process could find the one where another is still at the other.
+    plan = replace(PLAN, trial_iterations=PLAN.iterations)
+    trial = replace(plan.trial(TASK), learning_rate=0.1)
+    assert trial.name not in [one.name for one in plan.trainings(TASK, 0.1)]
 
 
 # --- measuring -----------------------------------------------------------------------------
