@@ -134,8 +134,9 @@ The files are under the licence of this repository (MIT). The photographs keep t
 and are not in the files; where a data set may be used for research only, ask its owners before you
 use networks that were trained on it for anything else.
 
-- An unrolled network takes a few passes where PnP-GD takes dozens, and suits the kernel or factor
-  that it was trained for; tables above that have both say what it gains or loses by task.
+- An unrolled network takes a few passes where PnP-GD takes dozens, and suits the kernel, factor,
+  noise and share of known pixels that it was trained for; `reg restore` refuses others. Tables above
+  that have both say what it gains or loses by task.
 - Trained on clean colour photographs with white Gaussian noise of up to 50/255. The noise of
   cameras and the traces of JPEG are neither white nor Gaussian.
 - The blur, the factor or the mask must be known; an error in them shows as ringing or false detail.
