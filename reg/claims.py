@@ -663,8 +663,8 @@ CLAIMS = (
         "tasks",
         "dB",
         "per task, paired over images: reproduced if the 95 % interval lies above 0 in every "
-        "task, not reproduced if that of 1 − 5 %/(number of tasks) lies below 0 in any, else "
-        "inconclusive",
+        "task, not reproduced if the wider one of level 1 − 5 %/(number of tasks) lies below 0 in "
+        "any, else inconclusive",
         ("tune", "evaluate_restoration"),
         judge_restoration,
         "at first the rival was the one with the highest mean on the test images, and a 95 % "

@@ -135,8 +135,8 @@ and are not in the files; where a data set may be used for research only, ask it
 use networks that were trained on it for anything else.
 
 - An unrolled network takes a few passes where PnP-GD takes dozens, and suits the kernel, factor,
-  noise and share of known pixels that it was trained for; `reg restore` refuses others. Tables above
-  that have both say what it gains or loses by task.
+  noise and share of known pixels that it was trained for; `reg restore` refuses others. Tables
+  above that have both say what it gains or loses by task.
 - Trained on clean colour photographs with white Gaussian noise of up to 50/255. The noise of
   cameras and the traces of JPEG are neither white nor Gaussian.
 - The blur, the factor or the mask must be known; an error in them shows as ringing or false detail.
