@@ -91,6 +91,7 @@ DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
 # The least noise by which σ is scaled, /255: no kernel is known more exactly than that, and with a
 # weaker prior 40 iterations are too few.
 LEAST_NOISE = 1.0
+SR_POWER = 0.75
 # The relative difference up to which an unrolled network takes a kernel for its own. Of another
 # kernel, even one as wide, it may leave a worse image than it was given; so may it with more noise
 # than it was trained with, or with more or fewer holes: by this factor and this share.
@@ -733,11 +734,12 @@ def scaled(
 ) -> dict[str, float]:
     """The parameters tuned for the `nearest` task, or those of `DEFAULTS`, carried over.
 
-    σ, the weight of the prior, is proportional to the noise (σ/σ_tuned = σ_n/σ_n,tuned with
-    σ_n ≥ 1/255); in inpainting, tuned without noise, it is at least the noise. Of another kernel it
-    is also proportional to the cube root of the `resolved` share: what a kernel leaves of the
-    scene, noise comes with. (Fitted to the best σ of PnP-GD and PnP-ADMM on validation images, for
-    Gaussians, lines and discs of 11 widths; a line or a disc would else be left 2 to 4 dB short.)
+    σ, the weight of the prior, follows the noise, σ/σ_tuned = (σ_n/σ_n,tuned)^p with σ_n ≥ 1/255
+    and p = 1, but 3/4 in super-resolution; in inpainting, tuned without noise, it is at least the
+    noise. Of another kernel it is also proportional to the cube root of the `resolved` share: what
+    a kernel leaves of the scene, noise comes with. (Both fitted to the best σ of PnP-GD and
+    PnP-ADMM on validation images: Gaussians, lines and discs of 11 widths, factors 2 to 4, noise
+    from 2.55 to 25. A line or a disc would else be left 2 to 4 dB short, ×2 at 25 by 1.)
     Denoising is the deblurring of no blur. The curvature of G and the level s of the denoiser
     belong to the networks and stay as they are.
     """
@@ -753,7 +755,8 @@ def scaled(
     parameters, task = dict(known[chosen][method]), parse_task(chosen)
     if task.sigma_n:
         noise = max(noise, LEAST_NOISE / 255)
-        parameters["sigma"] *= noise / task.sigma_n
+        power = SR_POWER if task.kind == "sr" else 1.0
+        parameters["sigma"] *= (noise / task.sigma_n) ** power
     else:
         parameters["sigma"] = max(parameters["sigma"], 255 * noise)
     if degradation.kernel is not None:

@@ -353,11 +353,11 @@ TUNED = {
         (Degradation("deblur", gaussian_kernel("k2")), 5.1, 4.0 / 1.5, 200),
         (Degradation("deblur", gaussian_kernel("k2")), 25.5, 4.0 / 0.3, 200),
         (Degradation("deblur", gaussian_kernel("k7")), 7.65, 3.0, 300),
-        (Degradation("sr", factor=2), 5.1, 2.0, 400),
+        (Degradation("sr", factor=2), 5.1, 2.0**0.75, 400),
         (Degradation("sr", factor=4), 2.55, 1.5, 500),
         (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 12), 0.0, 0.7, 700),
         (Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 90), 3.0, 3.0, 600),
-        (Degradation("sr", factor=2), 0.1, 1 / 2.55, 400),  # no weaker than for a noise of 1
+        (Degradation("sr", factor=2), 0.1, 2.55**-0.75, 400),  # no weaker than for a noise of 1
     ],
 )
 def test_parameters_of_the_nearest_task_follow_the_noise(
