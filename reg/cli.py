@@ -316,13 +316,13 @@ def restore(
             sheets.values(),
             [path for path, _ in every],
             [*truths.values(), *_files(kernel, mask)],
-            existing=force,
+            existing=force or skip_existing,
         )
         for path, target in pairs:  # before any work starts
             photo = photos.read_photo(path)
             photos.check_format(target, photo, how.factor)
             with _naming(path):
-                how.check_size(*photo.pixels.shape[:2])
+                how.check(photo.pixels)
             if path in truths:
                 reference = photos.read_photo(truths[path])
                 with _naming(path):

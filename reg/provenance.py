@@ -19,6 +19,7 @@ from reg.params import Params
 
 ACCOUNTS = Path(".provenance")
 PIPELINE = Path("dvc.yaml")
+WATCHED = ("reg", "stages", "params.yaml", "dvc.yaml", "requirements.lock")
 PACKAGES = ("torch", "numpy", "pandas", "scikit-image", "matplotlib", "lightning-fabric", "dvc")
 
 
@@ -96,9 +97,7 @@ def write_provenance(params: Params, path: Path) -> None:
         "precision": resolve_precision("auto", best_device()),
         "volatile": {
             "commit": _git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(
-                _git("status", "--porcelain", "--", "reg", "stages", "params.yaml", "dvc.yaml")
-            ),
+            "uncommitted_changes": bool(_git("status", "--porcelain", "--", *WATCHED)),
             "python": platform.python_version(),
             "torch_build": torch.__version__,
             "machine": machine(),

@@ -72,7 +72,7 @@ UNROLLED = "finetune_unrolled/reg"
 ITERATIONS = 40
 TOLERANCE = 1e-4  # the relative change at which an image has settled
 
-# What `tune` chose at profile `demo`, for weights that bring no chosen.json. Noise levels /255.
+# For weights that bring no chosen.json: what `tune` chose for an earlier `demo`. Noise levels /255.
 DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
     "deblur-k5-2.55": {
         "pnp-gd": {"sigma": 1.275, "curvature": 3200.0},
@@ -92,6 +92,7 @@ DEFAULTS: Mapping[str, Mapping[str, Parameters]] = {
 # weaker prior 40 iterations are too few.
 LEAST_NOISE = 1.0
 SR_POWER = 0.75
+SIGMA_MOST = 50.0  # /255: the most noise that the networks were trained with
 # The relative difference up to which an unrolled network takes a kernel for its own. Of another
 # kernel, even one as wide, it may leave a worse image than it was given; so may it with more noise
 # than it was trained with, or with more or fewer holes: by this factor and this share.
@@ -273,10 +274,8 @@ class Restoration:
         if steps < 1:
             raise InputError(f"iterations {steps}: must be a whole number, at least 1")
         how = cls(degradation, method, sigma_of(sigma, task), find_weights(weights), steps)
-        if how.sigma != "auto":
-            how.network(how.sigma / 255)
-        elif method != "unrolled":  # which network that is depends on the noise
-            how.network(0.0)
+        # Without noise if it is not known yet: what has no network then has none for any noise.
+        how.network(0.0 if how.sigma == "auto" else how.sigma / 255)
         return how
 
     @property
@@ -288,6 +287,12 @@ class Restoration:
         """InputError if a photograph of this size cannot be restored, or not in this memory."""
         self.degradation.check_size(height, width)
         check_memory(height, width, self.factor)
+
+    def check(self, image: Array) -> None:
+        """InputError if this photograph cannot be restored: its size, or its noise."""
+        self.check_size(*image.shape[:2])
+        if self.method == "unrolled":  # which network that is depends on the noise
+            self.network(noise_level(to_tensor(image)[0], self.degradation.task, self.sigma))
 
     def network(self, noise: float) -> Callable[..., Tensor]:
         """The network for a noise level in [0,1] units; InputError if there is none."""
@@ -737,9 +742,10 @@ def scaled(
     σ, the weight of the prior, follows the noise, σ/σ_tuned = (σ_n/σ_n,tuned)^p with σ_n ≥ 1/255
     and p = 1, but 3/4 in super-resolution; in inpainting, tuned without noise, it is at least the
     noise. Of another kernel it is also proportional to the cube root of the `resolved` share: what
-    a kernel leaves of the scene, noise comes with. (Both fitted to the best σ of PnP-GD and
-    PnP-ADMM on validation images: Gaussians, lines and discs of 11 widths, factors 2 to 4, noise
-    from 2.55 to 25. A line or a disc would else be left 2 to 4 dB short, ×2 at 25 by 1.)
+    a kernel leaves of the scene, noise comes with; but that raises it to no more than
+    `SIGMA_MOST`. (Fitted to the best σ of PnP-GD and PnP-ADMM on validation images: Gaussians,
+    lines and discs of 11 widths, factors 2 to 4, noise from 2.55 to 50. A line or a disc would
+    else be left 2 to 4 dB short, ×2 at 25 by 1.)
     Denoising is the deblurring of no blur. The curvature of G and the level s of the denoiser
     belong to the networks and stay as they are.
     """
@@ -753,16 +759,16 @@ def scaled(
     known = tuned if suiting(tuned) else DEFAULTS
     chosen = nearest(degradation, noise, suiting(known))
     parameters, task = dict(known[chosen][method]), parse_task(chosen)
+    level, sigma = max(noise, LEAST_NOISE / 255), parameters["sigma"]
     if task.sigma_n:
-        noise = max(noise, LEAST_NOISE / 255)
-        power = SR_POWER if task.kind == "sr" else 1.0
-        parameters["sigma"] *= (noise / task.sigma_n) ** power
+        sigma *= (level / task.sigma_n) ** (SR_POWER if task.kind == "sr" else 1.0)
     else:
-        parameters["sigma"] = max(parameters["sigma"], 255 * noise)
+        sigma = max(sigma, 255 * noise)
     if degradation.kernel is not None:
-        of_tuned = resolved(gaussian_kernel(task.kernel), noise)
-        parameters["sigma"] *= (resolved(degradation.kernel, noise) / of_tuned) ** (1 / 3)
-    return parameters
+        of_tuned = resolved(gaussian_kernel(task.kernel), level)
+        other = sigma * (resolved(degradation.kernel, level) / of_tuned) ** (1 / 3)
+        sigma = min(other, max(sigma, SIGMA_MOST))
+    return {**parameters, "sigma": sigma}
 
 
 def resolved(kernel: Tensor, noise: float, side: int = 256) -> float:

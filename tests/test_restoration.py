@@ -316,6 +316,32 @@ def test_without_an_unrolled_network_the_line_names_those_there_are(
             assert_one_line_of_error(result, suits)
 
 
+def test_noise_that_no_unrolled_network_suits_is_refused_before_any_work(
+    tmp_path: Path, weights: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    loud = np.random.default_rng(0).normal(128, 40, flat.shape).clip(0, 255).astype(np.uint8)
+    for name, pixels in (("a", flat), ("b", loud)):
+        write_photo(folder / f"{name}.png", Photo(pixels))
+    how = ("--task", "sr", "--factor", 2, "--method", "unrolled", "--weights", weights)
+    result = call("restore", folder, "-o", tmp_path / "out", *how)
+    assert_one_line_of_error(result, "b.png: method unrolled", "no network for sr ×2 at sigma")
+    assert not (tmp_path / "out").exists()
+    for task in ({"factor": 4}, {"task": "denoise"}):
+        with pytest.raises(InputError, match="no network for"):
+            Restoration.of(**{"task": "sr", **task}, method="unrolled", weights=weights)
+
+
+def test_sheets_of_an_interrupted_run_are_drawn_again(album: Path, weights: Path) -> None:
+    how = ("--task", "denoise", "--weights", weights, "--sigma", 5, "--compare")
+    assert call("restore", "album/a.png", "-o", "out", *how).exit_code == 0
+    Path("out/a.png").unlink()
+    again = call("restore", "album/a.png", "-o", "out", *how, "--skip-existing")
+    assert (again.exit_code, Path("out/a.png").exists()) == (0, True)
+
+
 def test_an_unrolled_network_takes_no_mask_of_many_more_known_pixels(weights: Path) -> None:
     mostly_known = Degradation("inpaint", mask=torch.arange(100).view(10, 10) < 90)
     with pytest.raises(InputError, match=r"no network for inpaint with 90% known"):
@@ -396,6 +422,35 @@ def test_a_kernel_that_leaves_more_of_the_scene_has_a_stronger_prior() -> None:
     assert sigma(line) > 1.4 * sigma(gaussian_kernel("k2"))
     point = scaled(Degradation("denoise"), 0.01, "pnp-gd", TUNED)["sigma"]
     assert point == pytest.approx(sigma(torch.ones(1, 1, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(("noise", "sigma"), [(60.0, 50.0), (150.0, 4.0 * 150 / 7.65)])
+def test_a_prior_is_raised_to_no_more_than_networks_were_trained_for(
+    noise: float, sigma: float
+) -> None:
+    # At 60 the factor of no blur would raise σ = 31 beyond 50; σ = 78 at 150 is not lowered.
+    found = scaled(Degradation("denoise"), noise / 255, "pnp-gd", TUNED)["sigma"]
+    assert found == pytest.approx(sigma)
+
+
+def test_a_task_tuned_without_noise_has_a_prior_for_any_kernel() -> None:
+    tuned = {"deblur-k2-0": {"pnp-gd": {"sigma": 0.5, "curvature": 100.0}}}
+    found = scaled(Degradation("deblur", to_kernel("gaussian:1")), 0.0, "pnp-gd", tuned)
+    assert 0.5 < found["sigma"] < 1.5
+
+
+@pytest.mark.parametrize("method", ["pnp-gd", "admm"])
+def test_a_line_is_deblurred_as_well_as_a_gaussian(method: Any) -> None:
+    # With the released weights; by the parameters of the Gaussian alone it gains 1 to 3 dB less.
+    line = np.zeros((7, 7))
+    line[3] = 1
+    truth = ASTRONAUT[:128, 160:288]
+    y = degrade(truth, "deblur", kernel=line, sigma=2.55)
+    levels = [
+        float(-10 * np.log10(np.mean((image / 255.0 - truth / 255.0) ** 2)))
+        for image in (y, restore(y, "deblur", kernel=line, sigma=2.55, method=method))
+    ]
+    assert levels[1] > levels[0] + 3.0
 
 
 @pytest.mark.parametrize("task", ["deblur", "sr", "inpaint", "denoise"])

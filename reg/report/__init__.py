@@ -164,7 +164,8 @@ def _claim_files(inputs: Inputs) -> dict[str, list[str]]:
         "update-denoiser": ablation,
         "admm-convergence": ablation,
         "unrolled": [
-            inputs.file("finetune_unrolled", start, "table.csv") for start in ("reg", "random")
+            inputs.file("finetune_unrolled", start, "table.csv")
+            for start in ("reg", "random", "denoiser")
         ],
     }
 
