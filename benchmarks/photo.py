@@ -34,9 +34,8 @@ def motion(length: int, angle: float) -> npt.NDArray[np.float64]:
     kernel = np.zeros((length + 2, length + 2))
     along = np.linspace(-(length - 1) / 2, (length - 1) / 2, 20 * length)
     for y, x in np.outer(along, (sin(angle * pi / 180), cos(angle * pi / 180))):
-        row, column = (value + (length + 1) / 2 for value in (y, x))
-        top, left = int(row), int(column)
-        down, right = row - top, column - left
+        (top, down), (left, right) = (divmod(value + (length + 1) / 2, 1) for value in (y, x))
+        top, left = int(top), int(left)
         kernel[top : top + 2, left : left + 2] += np.outer((1 - down, down), (1 - right, right))
     return np.asarray(kernel / kernel.sum())
 

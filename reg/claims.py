@@ -22,6 +22,11 @@ from reg.problems import parse_task, task_label
 from reg.statistics import LEVEL, PairedDifference, mean_over_tasks, paired_difference
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+OPPOSITE: dict[Verdict, Verdict] = {
+    "reproduced": "not reproduced",
+    "not reproduced": "reproduced",
+    "inconclusive": "inconclusive",
+}
 
 TEXT_COLUMNS = ("task", "method", "image", "metric", "parameters", "name", "role", "source", "path")
 
@@ -539,7 +544,8 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
             tail[which] = head_and_tail(msd)[1]
             paired(drop[which], tail[which], claim, f"psnr and msd of pnp-admm@{which}")
             shortest = min(shortest, int(psnr.index[-1]))
-        converged = _convergence(table, claim, task, "pnp-admm@original")["converged"]
+        original = _convergence(table, claim, task, "pnp-admm@original")
+        converged = original["converged"]
         peak = {w: float((level[w] + drop[w]).to_numpy().mean()) for w in level}
         end = {w: float(level[w].to_numpy().mean()) for w in level}
         for measured in (level, drop, tail):
@@ -556,9 +562,7 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
             psnr_verdict = "reproduced"
         elif worse and saved.low <= 0:
             psnr_verdict = "not reproduced"
-        original_verdict: Verdict = "reproduced" if converged.mean() < 0.5 else "inconclusive"
-        if converged.all() and shortest >= LONG_ENOUGH:
-            original_verdict = "not reproduced"
+        original_verdict = OPPOSITE[_by_runs([original], original["iterations"])]
         settled = all(d.to_numpy().mean() <= np.log10(SETTLED) for d in decades.values())
         steps_verdict = "inconclusive" if settled else _by_interval(steps)
         verdicts += [psnr_verdict, steps_verdict, original_verdict]

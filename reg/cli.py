@@ -197,12 +197,7 @@ def release(profile: str | None) -> None:
         from reg.release import RELEASED
         from reg.release import release as make
 
-        profile = profile or _params().profile
-        if not Path("models", profile).is_dir():
-            raise InputError(
-                f"models/{profile}: no such folder; name a profile whose networks are trained"
-            )
-        for file in make(profile):
+        for file in make(profile or _params().profile):
             click.echo(f"{RELEASED / file.name}: {file.stored}, {file.megabytes:.1f} MB")
 
 

@@ -215,14 +215,13 @@ def check_outputs(
         if place in taken:
             raise InputError(f"{path}: would be written twice; rename one of the photographs")
         taken.add(place)
-    read = {path.resolve() for path in others}
-    for path in targets:
-        if path.resolve() in read:
-            raise InputError(f"{path}: is read by this very run; name another output")
-    read |= {path.resolve() for path in photographs}
+    kept = {path.resolve() for path in others}
+    read = kept | {path.resolve() for path in photographs}
+    for paths, untouched in ((targets, kept), (beside, read)):
+        for path in paths:
+            if path.resolve() in untouched:
+                raise InputError(f"{path}: is read by this very run; name another output")
     for path in beside:
-        if path.resolve() in read:
-            raise InputError(f"{path}: is read by this very run; name another output")
         if path.exists() and not existing:
             raise InputError(f"{path}: exists; remove it, or use --force")
 

@@ -177,6 +177,8 @@ def release(profile: str, target: Path = RELEASED) -> list[Released]:
     """
     models, results = Path("models", profile), Path("results", profile)
     manifest = Path("data", profile, "prepare", "manifest.csv")
+    if not models.is_dir():
+        raise InputError(f"{models}: no such folder; name a profile whose networks are trained")
     tuned = parameters_of(models)
     tasks = [task for task in sorted(tuned) if "pnp-gd" in tuned[task]]
     if not tasks:

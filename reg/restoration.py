@@ -291,7 +291,8 @@ class Restoration:
     def check(self, image: Array) -> None:
         """InputError if this photograph cannot be restored: its size, or its noise."""
         self.check_size(*image.shape[:2])
-        if self.method == "unrolled":  # which network that is depends on the noise
+        # Which unrolled network that is depends on the noise; of a known one `of` has looked it up.
+        if self.method == "unrolled" and self.sigma == "auto":
             self.network(noise_level(to_tensor(image)[0], self.degradation.task, self.sigma))
 
     def network(self, noise: float) -> Callable[..., Tensor]:

@@ -67,10 +67,8 @@ def _restoration(inputs: Inputs) -> Drawn:
 def _inpainting(inputs: Inputs) -> Drawn:
     """What every method makes of one image from 20 % of its pixels."""
     shown, truth, caption = pictures.inpainting(inputs)
-    table, images = (
-        inputs.file("evaluate_restoration", *parts)
-        for parts in (("table.csv",), ("images", VISUAL_TASK))
-    )
+    table = inputs.file("evaluate_restoration", "table.csv")
+    images = inputs.file("evaluate_restoration", "images", VISUAL_TASK)
     return (
         FigureEntry(
             "inpainting",

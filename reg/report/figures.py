@@ -383,7 +383,7 @@ def draw_acceleration(table: pd.DataFrame) -> Figure:
             if near:
                 axis.plot(near, gap[near], "o", color=colour, ms=4, mec="white", mew=0.5)
         axis.set_title(task_name(task))
-        axis.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -NEAR, 0, NEAR, 0.1, 1, 10]))
+        axis.yaxis.set_major_locator(FixedLocator([-10, -1, -NEAR, 0, NEAR, 1, 10]))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
         axis.yaxis.set_minor_locator(NullLocator())
         _log_iterations(axis)
