@@ -35,11 +35,10 @@ from reg.networks import Denoiser, Regularizer, for_inference, inference, load_d
 from reg.params import Params, TrainReg, read_params
 from reg.patches import Patches
 from reg.problems import make_problem
-from reg.report.findings import SWEEP_COLUMNS
+from reg.report.findings import SWEEP_COLUMNS, SWEPT_ADMM
 from reg.training import DivergenceError
 
 LAMBDAS = (0.004, 0.04, 0.2, 1.0, 4.0, 16.0)
-ADMM = "pnp-admm@updated"
 HELD = 80  # iterations of PnP-ADMM
 NOISE = "denoise-25"
 CODE = [Path(__file__), RECIPES]
@@ -75,11 +74,11 @@ def measure(
             residuals.append(map_residual(D, G, problem.y, problem.sigma_n))
     cells.append(["denoiser", NOISE, "map_residual", torch.cat(residuals).mean().item()])
     networks = Networks(denoisers={"updated": D})
-    _, chosen = tune_alike(ADMM, networks, images, params, trials, key)
+    _, chosen = tune_alike(SWEPT_ADMM, networks, images, params, trials, key)
     for task in TASKS:
-        levels = psnr_of_admm(task, networks, chosen[task][ADMM], images, params)
-        cells.append([ADMM, task, "psnr", levels[-1].mean().item()])
-        cells.append([ADMM, task, "psnr_best", levels.amax(dim=0).mean().item()])
+        levels = psnr_of_admm(task, networks, chosen[task][SWEPT_ADMM], images, params)
+        cells.append([SWEPT_ADMM, task, "psnr", levels[-1].mean().item()])
+        cells.append([SWEPT_ADMM, task, "psnr_best", levels.amax(dim=0).mean().item()])
     return cells
 
 
@@ -95,7 +94,7 @@ def psnr_of_admm(
     for names, batch in batches(central_crops(images, section.crop)):
         problem = make_problem(task, batch, names, params.seed)
         with inference(section.precision):
-            curves, _ = trace(iterate(ADMM, problem, networks, parameters), problem, HELD)
+            curves, _ = trace(iterate(SWEPT_ADMM, problem, networks, parameters), problem, HELD)
         levels.append(curves["psnr"])
     return torch.cat(levels, dim=1)
 

@@ -1,7 +1,8 @@
 """Unfinished work on disk: written whole or not at all, keyed by all that decides the result.
 
 It lives in `.checkpoints/<key>/`, outside what DVC manages, because DVC deletes a stage's outputs
-before it runs; it is removed when the stage has written them.
+before it runs; it is removed when DVC has them. The environment variable REG_CHECKPOINTS names
+another folder, which experiments that DVC runs in folders of their own then share.
 """
 
 import hashlib
@@ -15,23 +16,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
 
 from reg.errors import InputError
 
-CHECKPOINTS = Path(".checkpoints")
+CHECKPOINTS = Path(os.environ.get("REG_CHECKPOINTS", ".checkpoints"))
 CODE = Path(__file__).parent
+LONGEST = 200  # bytes of a cell's name in that of its file
 
 State = dict[str, Any]
 
 
-def fingerprint(*parts: object, files: Sequence[Path] = ()) -> str:
-    """Hash of what decides a run's result: parameters, files (data, weights), our code, torch."""
-    given = [torch.__version__, *parts]
+def fingerprint(name: str, *parts: object, files: Sequence[Path] = ()) -> str:
+    """`<name>-<hash>` of what decides a result: parameters, files (data, weights), code, torch.
+
+    `name` is that of a stage, or begins with it and a hyphen. The code is what dvc.yaml names as
+    the stage's, so that unfinished work lasts as long as finished work does.
+    """
+    given = [torch.__version__, name, *parts]
     digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
-    code = [*sorted(CODE.glob("*.py")), *sorted(CODE.parent.glob("stages/*.py"))]
-    for path in [*files, *code]:
+    for path in [*files, *_code_of(name.partition("-")[0])]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def _code_of(stage: str) -> list[Path]:
+    """The files of code on which a stage of dvc.yaml depends; all code of anything else."""
+    root = CODE.parent
+    pipeline = root / "dvc.yaml"
+    text = pipeline.read_text(encoding="utf-8") if pipeline.exists() else "stages: {}"
+    stages = YAML(typ="safe", pure=True).load(text)["stages"]
+    if stage not in stages:
+        return [*sorted(CODE.glob("*.py")), *sorted(root.glob("stages/*.py"))]
+    dependencies = stages[stage].get("do", stages[stage])["deps"]
+    return [root / path for path in sorted(dependencies) if "$" not in path]
 
 
 def save_state(path: Path, state: State) -> None:
@@ -88,7 +106,7 @@ def load_state(path: Path) -> State | None:
 
 def finished_cell(key: str, name: str, compute: Callable[[], State]) -> State:
     """The state of one cell of a long evaluation: from disk if it was finished before."""
-    path = CHECKPOINTS / key / f"{name}.pt"
+    path = cell_path(key, name)
     state = load_state(path)
     if state is None:
         state = compute()
@@ -96,6 +114,23 @@ def finished_cell(key: str, name: str, compute: Callable[[], State]) -> State:
     return state
 
 
+def cell_path(key: str, name: str) -> Path:
+    """The file of a finished cell. A name too long for one, with an image's in it, is hashed."""
+    short = len(name.encode()) <= LONGEST
+    stem = name if short else hashlib.sha256(name.encode()).hexdigest()
+    return CHECKPOINTS / key / f"{stem}.pt"
+
+
 def forget(key: str) -> None:
     """Remove a run's unfinished work, once what it made is on disk."""
     shutil.rmtree(CHECKPOINTS / key, ignore_errors=True)
+
+
+def hand_over(key: str) -> None:
+    """`forget` a stage's work once its outputs are written, and DVC is there to take them.
+
+    Of a stage that torchrun or srun runs DVC knows nothing: the `dvc repro` that follows deletes
+    the outputs before it runs the stage, which then has them again from this work, in seconds.
+    """
+    if "DVC_STAGE" in os.environ:  # DVC sets it for every command
+        forget(key)

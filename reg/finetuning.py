@@ -40,7 +40,7 @@ from reg.networks import (
 from reg.patches import Patches
 from reg.problems import Problem, make_problem
 from reg.processes import leave_it_to_the_first_process
-from reg.training import DivergenceError, Recipe, seeded, train
+from reg.training import DivergenceError, Recipe, launch, seeded, train
 from reg.unrolled import EndToEnd, Unrolled, UnrolledObjective
 
 Start = Literal["reg", "denoiser", "random", "end-to-end"]
@@ -188,7 +188,9 @@ def finetune(
     from `.checkpoints/<key>/`, an interrupted one goes on. `log` is where it is shown live.
     """
     restore, path = bench.build(training), CHECKPOINTS / bench.key / f"{training.name}.pt"
-    state = load_state(path)
+    # The first process decides for all: on a network's file system others may see other files.
+    fabric = launch(bench.recipe)
+    state = fabric.broadcast(load_state(path) if fabric.is_global_zero else None)
     if state is None:
         whole = f"{bench.key}/{training.name}"
         recipe = bench.recipe.model_copy(

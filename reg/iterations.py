@@ -187,12 +187,18 @@ def noise_levels(first: float, last: float, iterations: int) -> Iterator[float]:
 
 
 def pnp_admm(
-    problem: Problem, denoiser: DenoiserFunction, *, sigma: float, levels: Iterator[float]
+    problem: Problem,
+    denoiser: DenoiserFunction,
+    *,
+    sigma: float,
+    levels: Iterator[float],
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Iterator[Tensor]:
     """PnP-ADMM: x = prox_{f/ρ}(z − u), z = D_s(x + u), u ← u + x − z with ρ = σ²/s².
 
     `levels` gives s = s_k; when it changes, the scaled dual u is rescaled with ρ, so that ρu, the
-    multiplier, is continuous (Venkatakrishnan et al., 2013; Chan et al., 2017). Yields z.
+    multiplier, is continuous (Venkatakrishnan et al., 2013; Chan et al., 2017). Yields z, which is
+    clamped to `bounds`, before u sees it.
     """
     z, u = problem.start, torch.zeros_like(problem.start)
     previous = None
@@ -201,22 +207,28 @@ def pnp_admm(
             u = u * (s / previous) ** 2
         previous = s
         x = problem.data_term.prox(z - u, (s / sigma) ** 2)
-        z = denoiser(x + u, s)
+        z = denoiser(x + u, s).clamp(*bounds)
         u = u + x - z
         yield z
 
 
 def pnp_hqs(
-    problem: Problem, denoiser: DenoiserFunction, *, sigma: float, levels: Iterator[float]
+    problem: Problem,
+    denoiser: DenoiserFunction,
+    *,
+    sigma: float,
+    levels: Iterator[float],
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Iterator[Tensor]:
     """PnP-HQS: x = prox_{f/ρ}(z), z = D_s(x) with ρ = σ²/s² (DPIR: Zhang et al., 2022).
 
-    It ends with `levels`: HQS is run along a falling schedule, not to a fixed point. Yields z.
+    It ends with `levels`: HQS is run along a falling schedule, not to a fixed point. Yields z,
+    clamped to `bounds`.
     """
     z = problem.start
     for s in levels:
         x = problem.data_term.prox(z, (s / sigma) ** 2)
-        z = denoiser(x, s)
+        z = denoiser(x, s).clamp(*bounds)
         yield z
 
 

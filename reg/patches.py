@@ -61,15 +61,18 @@ class Patches:
         """Number of crops after which every image has had its visits."""
         return len(self._entries)
 
-    def batch(self, iteration: int) -> Tensor:
-        """Crops of one iteration: (batch, 3, size, size), float32 in [0, 1], channels last."""
-        chosen, corners, symmetries = self._draw(iteration)
-        crops = np.empty((self.batch_size, self.size, self.size, 3), dtype=np.uint8)
+    def batch(self, iteration: int, share: slice = slice(None)) -> Tensor:
+        """Crops of one iteration: (batch, 3, size, size), float32 in [0, 1], channels last.
+
+        Of the batch only a `share` of it is cut.
+        """
+        chosen, corners, symmetries = (drawn[share] for drawn in self._draw(iteration))
+        crops = np.empty((len(chosen), self.size, self.size, 3), dtype=np.uint8)
         for b, (k, (y, x), symmetry) in enumerate(zip(chosen, corners, symmetries, strict=True)):
             crop = self.images[k][y : y + self.size, x : x + self.size]
             crops[b] = dihedral(crop, int(symmetry))
         if isinstance(self.images, MappedImages):
-            chosen, corners, _ = self._draw(iteration + 1)
+            chosen, corners, _ = (drawn[share] for drawn in self._draw(iteration + 1))
             for k, y in zip(chosen.tolist(), corners[:, 0].tolist(), strict=True):
                 self.images.announce(k, y, y + self.size)
         return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255)

@@ -7,6 +7,8 @@ first process gathers them. So all are busy until the last cells, however much c
 one that dies costs nothing but time.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -16,20 +18,36 @@ from typing import IO
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from reg.checkpoints import CHECKPOINTS, State, finished_cell
+from reg.checkpoints import CHECKPOINTS, State, cell_path, finished_cell
 from reg.console import first_process, progress
 from reg.errors import InputError
 
-PATIENCE = 20.0  # seconds that the others give the first process to begin
+# Seconds that the others give the first process to begin: on a file system over a network imports
+# may take minutes, and what is not there is remembered for one.
+PATIENCE = 600.0
+
+
+def launcher() -> TorchElasticEnvironment | SLURMEnvironment | None:
+    """torchrun or srun, if one of them started this process; else None.
+
+    A batch script has SLURM's variables as well, but only srun numbers the processes of a step.
+    Raises InputError if srun's settings contradict.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    of_step = os.environ.get("SLURM_STEP_NUM_TASKS")
+    if not SLURMEnvironment.detect() or of_step != os.environ["SLURM_NTASKS"]:
+        return None
+    try:
+        return SLURMEnvironment()
+    except RuntimeError as error:
+        raise InputError(f"srun: {' '.join(str(error).split())}") from None
 
 
 def place() -> tuple[int, int]:
     """Which process this is, from 0, and of how many."""
-    for environment in (TorchElasticEnvironment, SLURMEnvironment):
-        if environment.detect():
-            started = environment()
-            return started.global_rank(), started.world_size()
-    return 0, 1
+    started = launcher()
+    return (started.global_rank(), started.world_size()) if started else (0, 1)
 
 
 def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
@@ -45,7 +63,7 @@ def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
     if rank == 0:
         (CHECKPOINTS / key).mkdir(parents=True, exist_ok=True)
     else:
-        _await(CHECKPOINTS / key)
+        _await(CHECKPOINTS / key, rank)
     _take(key, cells, "cells", wait=False)
     if rank == 0:
         _take(key, cells, "cells of others", wait=True)
@@ -53,23 +71,25 @@ def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
 
 def _take(key: str, cells: Mapping[str, Callable[[], State]], title: str, wait: bool) -> None:
     """Finish every cell that is free, or, with `wait`, that is missing once it is free."""
-    folder = CHECKPOINTS / key
     with progress(title, len(cells)) as shown:
         for name, compute in cells.items():
             try:
-                lock = (folder / f"{name}.lock").open("a")
+                lock = cell_path(key, name).with_suffix(".lock").open("a")
             except FileNotFoundError:  # the first has gathered everything and removed the folder
                 return
             with lock:
-                if _locked(lock, wait) and not (folder / f"{name}.pt").exists():
+                if _locked(lock, wait) and not cell_path(key, name).exists():
                     finished_cell(key, name, compute)
             shown.step(name)
 
 
-def _await(folder: Path) -> None:
+def _await(folder: Path, rank: int) -> None:
     """Until the first process has made the folder, or has gathered everything before we came."""
     began = time.monotonic()
-    while not folder.exists() and time.monotonic() - began < PATIENCE:
+    while not folder.exists():
+        if time.monotonic() - began > PATIENCE:
+            print(f"process {rank}: nothing to share was found in {folder}", file=sys.stderr)
+            return
         time.sleep(0.1)
 
 

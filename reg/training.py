@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -16,20 +18,26 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.wrappers import _FabricModule
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
-from reg.console import LiveLog, Row, progress, say
+from reg.console import LiveLog, Row, first_process, progress, say
 from reg.errors import InputError
 from reg.networks import Precision, best_device, resolve_precision
 from reg.patches import Patches
+from reg.processes import launcher
 
+# For each other: a node that lacks the cache of decoded images makes it before it joins.
+PATIENCE = timedelta(hours=3)
 KEPT_CHECKPOINTS = 2
 SKIPPED_IN_A_ROW = 20
 
@@ -159,19 +167,25 @@ def launch(recipe: Recipe) -> Fabric:
     """
     devices: int | str = recipe.devices
     nodes = recipe.nodes
-    if TorchElasticEnvironment.detect():
+    plugins: list[Any] = []
+    strategy: str | Strategy = "auto"
+    started = launcher()
+    if isinstance(started, TorchElasticEnvironment):
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif SLURMEnvironment.detect():
+    elif started:
         devices = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    plugins: list[Any] = []
+    elif SLURMEnvironment.detect():  # in a batch script, which Fabric takes for srun
+        plugins = [LightningEnvironment()]
+    if started and started.world_size() > 1:
+        strategy = DDPStrategy(timeout=PATIENCE)
     if recipe.resolved_precision == "bf16":
         plugins.append(Bf16Autocast("bf16-mixed", best_device().type))
     else:
         torch.backends.cudnn.allow_tf32 = False
     try:
-        fabric = Fabric(devices=devices, num_nodes=nodes, plugins=plugins)
+        fabric = Fabric(strategy=strategy, devices=devices, num_nodes=nodes, plugins=plugins)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"devices = {devices}, nodes = {nodes}: {reason}") from None
@@ -211,8 +225,21 @@ def train(
     such steps are skipped and said).
     """
     folder = CHECKPOINTS / checkpoint
-    run = _begin(objective, recipe, title, seed, folder)
-    fabric, record = run.fabric, run.record
+    with _alone(folder, title):
+        run = _begin(objective, recipe, title, seed, folder)
+        return _train(run, patches, folder, validate, log, measure_start)
+
+
+def _train(
+    run: Run,
+    patches: Patches,
+    folder: Path,
+    validate: Validation,
+    log: Path | None,
+    measure_start: bool,
+) -> pd.DataFrame:
+    """`train`, once everything is on its device."""
+    fabric, recipe, record, title = run.fabric, run.recipe, run.record, run.title
     if record.iteration:
         say(f"  {title}: resumed after iteration {record.iteration}")
     elif measure_start:
@@ -220,7 +247,8 @@ def train(
     live = LiveLog(log, folder / "dvclive") if fabric.is_global_zero else LiveLog(None, None)
     live.show(record.rows)
 
-    stream = (patches.batch(k) for k in range(record.iteration + 1, recipe.iterations + 1))
+    share, left = _share(run), range(record.iteration + 1, recipe.iterations + 1)
+    stream = (patches.batch(k, share) for k in left)
     crops = next(stream, None)
     began, since = time.monotonic(), record.iteration
     with _stop_requests() as signals, progress(title, recipe.iterations, record.iteration) as shown:
@@ -243,13 +271,14 @@ def train(
                 began, since = time.monotonic(), iteration
             shown.step(note)
             if stop:
+                fabric.barrier()  # launchers kill the rest when one process has ended
                 said = f"{title}: stopped after iteration {iteration} of {recipe.iterations}; "
                 said += "it is kept, run the same command to go on"
                 raise SystemExit(said if fabric.is_global_zero else 1)
         if signals:
             raise SystemExit(f"{title}: stopped when it was trained; run the same command to go on")
     _copy(run.average, run.weights)
-    objective.cpu()
+    run.objective.cpu()
     return pd.DataFrame(fabric.broadcast(record.rows))
 
 
@@ -275,7 +304,26 @@ def _begin(objective: nn.Module, recipe: Recipe, title: str, seed: int, folder: 
     average = [weight.detach().clone() for weight in weights] if recipe.ema else []
     run = Run(recipe, title, seed, fabric, objective, model, optimiser, weights, updated, average)
     _resume(run, folder)
+    _say_where(run, folder)
     return run
+
+
+def _say_where(run: Run, folder: Path) -> None:
+    """What a training runs on, unless it is one CPU, and what lies there of an earlier one."""
+    device, count = run.fabric.device, run.fabric.world_size
+    if device.type == "cuda" or count > 1:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        crops, precision = run.recipe.batch // count, run.recipe.resolved_precision
+        say(f"  {run.title}: {count} × {name}, {precision}, {crops} crops each")
+    if run.record.iteration:
+        return
+    any_hash = folder.name.rpartition("-")[0] + "-" + 16 * "[0-9a-f]"
+    for other in sorted(folder.parent.glob(any_hash)):
+        if other != folder and any(other.glob("*.pt")):
+            say(
+                f"  {run.title}: {other} is of other code, data or parameters; to go on with it, "
+                f"rename it to {folder}"
+            )
 
 
 def _in_order_of_memory(tensor: Tensor, weight: Tensor) -> Tensor:
@@ -291,13 +339,20 @@ def _in_order_of_memory(tensor: Tensor, weight: Tensor) -> Tensor:
 # --- one iteration -------------------------------------------------------------------------
 
 
+def _share(run: Run) -> slice:
+    """The places of this device's crops in every batch."""
+    count = run.recipe.batch // run.fabric.world_size
+    return slice(count * run.fabric.global_rank, count * (run.fabric.global_rank + 1))
+
+
 def _backward(run: Run, crops: Tensor) -> tuple[Tensor, Sums]:
-    """Gradients of the mean loss over the batch; that mean and the terms' sums, of our share."""
-    fabric, iteration = run.fabric, run.record.iteration + 1
-    count = len(crops) // fabric.world_size
-    first = count * fabric.global_rank
-    clean = crops[first : first + count].to(fabric.device, memory_format=torch.channels_last)
-    generators = crop_generators(run.seed, iteration, len(crops))[first : first + count]
+    """Gradients of the mean loss over the batch; that mean and the terms' sums, of our share.
+
+    `crops` are those of this device.
+    """
+    fabric, iteration, count = run.fabric, run.record.iteration + 1, len(crops)
+    clean = crops.to(fabric.device, memory_format=torch.channels_last)
+    generators = crop_generators(run.seed, iteration, run.recipe.batch)[_share(run)]
 
     loss = torch.zeros((), device=fabric.device)
     sums: Sums = {}
@@ -424,12 +479,17 @@ def _copy(values: list[Tensor], weights: list[Tensor]) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that an iteration is not torn; a second of a kind kills."""
+    """Collects SIGINT and SIGTERM, so that an iteration is not torn; a second SIGINT kills.
+
+    A second SIGTERM does not: launchers send it when another process ends before the first one,
+    which writes what is kept.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -437,6 +497,41 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(folder: Path, title: str) -> Iterator[None]:
+    """Of several runs that would write the same checkpoints, let one; InputError in the others.
+
+    Where the file system has no locks nothing keeps them apart.
+    """
+    if not first_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: nothing can be written there ({error.strerror}); mend that, since the "
+            "training keeps its checkpoints there"
+        ) from None
+    with lock:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: {title} is under way in another process; wait for it, or stop it"
+            ) from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            if not any(folder.glob("*.pt")):  # of a run that kept nothing, nothing stays
+                with suppress(OSError):
+                    (folder / "lock").unlink()
+                    folder.rmdir()
 
 
 def _save(run: Run, folder: Path) -> None:
@@ -451,7 +546,7 @@ def _save(run: Run, folder: Path) -> None:
     }
     save_state(folder / f"{run.record.iteration:09d}.pt", state)
     for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
-        old.unlink()
+        old.unlink(missing_ok=True)
 
 
 def _resume(run: Run, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reg.checkpoints import forget
+from reg.checkpoints import hand_over
 from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.methods import ABLATION
 from reg.params import Params
@@ -27,7 +27,7 @@ def work(params: Params) -> Path:
     )
     leave_it_to_the_first_process()
     write_table(table, results / "table.csv")
-    forget(given.key)
+    hand_over(given.key)
     return results / "table.csv"
 
 

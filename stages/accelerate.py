@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reg.checkpoints import forget
+from reg.checkpoints import hand_over
 from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -35,7 +35,7 @@ def work(params: Params) -> Path:
         )
     leave_it_to_the_first_process()
     write_table(pd.concat(tables), results / "table.csv")
-    forget(given.key)
+    hand_over(given.key)
     return results / "table.csv"
 
 

@@ -5,7 +5,7 @@ Of the first training seed.
 
 from pathlib import Path
 
-from reg.checkpoints import forget
+from reg.checkpoints import hand_over
 from reg.diagnostics import Effort, diagnose
 from reg.evaluation import central_crops, write_table
 from reg.params import Params
@@ -29,7 +29,7 @@ def work(params: Params) -> Path:
         key=given.key,
     )
     write_table(measured, table)
-    forget(given.key)
+    hand_over(given.key)
     return table
 
 

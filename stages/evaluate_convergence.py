@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reg.checkpoints import forget
+from reg.checkpoints import hand_over
 from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.methods import CONVERGENCE
 from reg.params import Params
@@ -10,6 +10,7 @@ from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
 DEBLUR, SUPER_RESOLUTION = CONVERGENCE
+ADMM = ("pnp-admm-unbounded", "pnp-admm")
 
 
 def work(params: Params) -> Path:
@@ -20,10 +21,9 @@ def work(params: Params) -> Path:
     # PnP-ADMM as the paper shows it: s = 30/255 throughout; falling until iteration 25, then fixed.
     jobs = [
         *(given.schedule(task, "pnp-gd-plain") for task in CONVERGENCE),
-        given.job(DEBLUR, "pnp-gd"),
-        given.job(DEBLUR, "pnp-admm", level=30.0),
-        given.job(SUPER_RESOLUTION, "pnp-gd"),
-        given.job(SUPER_RESOLUTION, "pnp-admm", first=50.0, until=25.0),
+        *(given.job(task, "pnp-gd") for task in CONVERGENCE),
+        *(given.job(DEBLUR, method, level=30.0) for method in ADMM),
+        *(given.job(SUPER_RESOLUTION, method, first=50.0, until=25.0) for method in ADMM),
     ]
     table = evaluate(
         jobs,
@@ -37,7 +37,7 @@ def work(params: Params) -> Path:
     )
     leave_it_to_the_first_process()
     write_table(table, results / "table.csv")
-    forget(given.key)
+    hand_over(given.key)
     return results / "table.csv"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reg.checkpoints import forget
+from reg.checkpoints import hand_over
 from reg.evaluation import evaluate, every_nth, measure_starts, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -48,7 +48,7 @@ def work(params: Params) -> Path:
     )
     leave_it_to_the_first_process()
     write_table(pd.concat([starts, restored]), results / "table.csv")
-    forget(given.key)
+    hand_over(given.key)
     return results / "table.csv"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast, get_args
 
-from reg.checkpoints import fingerprint, forget
+from reg.checkpoints import fingerprint, hand_over
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import every_nth
 from reg.finetuning import (
@@ -49,7 +49,10 @@ def work(params: Params, start: Start) -> Path:
         validation=load_images(manifest, "validation"),
         supervision=recipe.supervision,
         seed=seed,
-        key=fingerprint(start, seed, recipe.record(), reg.form, reg.scale, files=[manifest, path]),
+        key=fingerprint(
+            f"finetune_unrolled-{start}", seed, recipe.record(), reg.form, reg.scale,
+            files=[manifest, path],
+        ),
     )  # fmt: skip
     trained = finetune_all(bench, plan, results)
     for training, restore in trained.items():
@@ -60,7 +63,7 @@ def work(params: Params, start: Start) -> Path:
         trained, plan, tests, results, f"unrolled-{start}", seed, recipe.precision,
         recipe.keep_every,
     )  # fmt: skip
-    forget(bench.key)
+    hand_over(bench.key)
     return results / "table.csv"
 
 

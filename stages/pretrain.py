@@ -5,7 +5,7 @@ A file in weights/<profile>/pretrain/ is imported instead.
 
 from pathlib import Path
 
-from reg.checkpoints import fingerprint, forget
+from reg.checkpoints import fingerprint, hand_over
 from reg.console import say
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import denoising_validation, write_table
@@ -66,7 +66,7 @@ def work(params: Params) -> Path:
     save_network(denoiser, models / "denoiser.safetensors", training)
     write_table(log, results / "log.csv")
     if not weights:
-        forget(key)
+        hand_over(key)
     return models
 
 

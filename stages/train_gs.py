@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reg.checkpoints import fingerprint, forget
+from reg.checkpoints import fingerprint, hand_over
 from reg.datasets import load_images, load_training_arrays
 from reg.evaluation import denoising_validation, write_table
 from reg.gradient_step import (
@@ -45,7 +45,7 @@ def work(params: Params) -> Path:
     leave_it_to_the_first_process()
     save_gradient_step(denoiser, models / "denoiser.safetensors", recipe.record())
     write_table(log, results / "log.csv")
-    forget(key)
+    hand_over(key)
     return models
 
 

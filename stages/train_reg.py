@@ -7,7 +7,7 @@ they are the arm `updated`, of the first seed.
 from collections.abc import Sequence
 from pathlib import Path
 
-from reg.checkpoints import fingerprint, forget
+from reg.checkpoints import fingerprint, hand_over
 from reg.console import first_process, say
 from reg.datasets import load_images, load_training_arrays
 from reg.errors import InputError
@@ -66,7 +66,9 @@ def make_pair(
     training = {**recipe.record(), "arm": arm}
     if arm == "fixed":
         del training["lambda"]
-    key = fingerprint(arm, params.seed, seed, training, files=[manifest, pretrained])
+    key = fingerprint(
+        f"train_reg-{arm}-{seed}", params.seed, training, files=[manifest, pretrained]
+    )
     validate = denoising_validation(
         denoiser, load_images(manifest, "validation"), params.seed, recipe.precision
     )
@@ -111,7 +113,7 @@ def work(params: Params, arm: str) -> Path:
     leave_it_to_the_first_process()
     # Not before: DVC deletes the outputs of an interrupted stage, and checkpoints bring them back.
     for key in keys:
-        forget(key)
+        hand_over(key)
     return params.folder("models", "train_reg", arm)
 
 

@@ -6,7 +6,7 @@ Methods that use ReG are tuned on all its training seeds at once.
 import json
 from pathlib import Path
 
-from reg.checkpoints import forget, write_whole
+from reg.checkpoints import hand_over, write_whole
 from reg.evaluation import central_crops, write_table
 from reg.methods import ABLATION, CONVERGENCE, canonical
 from reg.params import Params
@@ -19,7 +19,8 @@ def pairs(params: Params) -> list[tuple[str, str]]:
     """Every (task, method) whose parameters a later stage needs, once."""
     restoration, ablation = params.active.evaluate_restoration, params.active.ablate
     wanted = [(task, method) for task in restoration.tasks for method in restoration.methods]
-    wanted += [(task, method) for task in CONVERGENCE for method in ("pnp-gd", "pnp-admm")]
+    beside = ("pnp-gd", "pnp-admm-unbounded", "pnp-admm")
+    wanted += [(task, method) for task in CONVERGENCE for method in beside]
     wanted += [(task, method) for task in ablation.tasks for method in ABLATION]
     wanted += [(task, "pnp-gd") for task in params.active.accelerate.tasks]
     return list(dict.fromkeys((task, canonical(method)) for task, method in wanted))
@@ -44,7 +45,7 @@ def work(params: Params) -> Path:
     write_table(trials, results / "trials.csv")
     text = json.dumps(chosen, indent=2, sort_keys=True) + "\n"
     write_whole(results / "chosen.json", text.encode())
-    forget(given.key)
+    hand_over(given.key)
     return results / "chosen.json"
 
 

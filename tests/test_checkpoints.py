@@ -12,6 +12,7 @@ from reg.checkpoints import (
     fingerprint,
     finished_cell,
     forget,
+    hand_over,
     load_state,
     save_state,
     write_whole,
@@ -146,6 +147,14 @@ def test_processes_that_write_the_same_file_at_once_do_not_meet(
     assert list(Path().iterdir()) == [path]
 
 
+def test_cells_with_names_too_long_for_a_file_are_told_apart() -> None:
+    names = ["é" * 150 + end for end in "ab"]
+    for k in range(2):
+        for name in names:
+            state = finished_cell("key", name, lambda k=k, name=name: {"of": f"{k}{name}"})
+            assert state == {"of": f"0{name}"}
+
+
 def test_a_finished_cell_is_computed_once() -> None:
     computed = []
 
@@ -195,6 +204,10 @@ def test_fingerprint_changes_with_parameters_and_files() -> None:
     assert len({first, *others}) == 1 + len(others)
 
 
+def test_fingerprint_names_what_it_is_of() -> None:
+    assert fingerprint("train_reg-updated-0").startswith("train_reg-updated-0-")
+
+
 def test_fingerprint_knows_which_file_holds_what() -> None:
     one, two = Path("one"), Path("two")
 
@@ -216,7 +229,43 @@ def test_fingerprint_changes_with_the_code(monkeypatch: pytest.MonkeyPatch) -> N
     assert fingerprint("train") != before
 
 
-def test_fingerprint_is_a_name_for_a_folder() -> None:
-    name = fingerprint({"a": 1})
-    assert name.isalnum()
-    assert len(name) >= 12
+def test_fingerprint_of_a_stage_changes_with_its_own_code_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = Path("reg")
+    code.mkdir()
+    Path("dvc.yaml").write_text(
+        "stages: {train: {do: {deps: [reg/losses.py, '${item.weights}']}}, tune: {deps: []}}\n"
+    )
+    for name in ("losses", "claims"):
+        (code / f"{name}.py").write_text("A = 1\n")
+    monkeypatch.setattr("reg.checkpoints.CODE", code)
+    stages = ("train-updated", "tune", "sweep")
+    before = [fingerprint(name) for name in stages]
+    (code / "claims.py").write_text("A = 2\n")
+    changed = [fingerprint(name) != was for name, was in zip(stages, before, strict=True)]
+    assert changed == [False, False, True]  # of what is no stage all code counts
+    (code / "losses.py").write_text("A = 2\n")
+    assert [fingerprint(name) == was for name, was in zip(stages, before, strict=True)] == [
+        False, True, False,
+    ]  # fmt: skip
+
+
+def test_every_training_names_its_code_in_dvc_yaml() -> None:
+    from reg.checkpoints import CODE, _code_of
+
+    for stage in ("pretrain", "train_reg", "train_gs", "finetune_unrolled", "tune"):
+        names = {path.name for path in _code_of(stage)}
+        assert {f"{stage}.py", "networks.py", "requirements.lock"} <= names
+        assert not {"claims.py", "cli.py"} & names
+        assert all(path.is_relative_to(CODE.parent) for path in _code_of(stage))
+
+
+def test_work_is_handed_over_to_dvc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished_cell("key", "a", lambda: STATE)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    hand_over("key")
+    assert_is_the_state(load_state(CHECKPOINTS / "key" / "a.pt"))
+    monkeypatch.setenv("DVC_STAGE", "tune")
+    hand_over("key")
+    assert not (CHECKPOINTS / "key").exists()

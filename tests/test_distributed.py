@@ -28,10 +28,10 @@ from reg.processes import leave_it_to_the_first_process
 from reg.training import Recipe, seeded, train
 
 class Interrupted(Patches):
-    def batch(self, iteration):
+    def batch(self, iteration, *share):
         if iteration == int(os.environ.get("STOP_AT", 0)) and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().batch(iteration)
+        return super().batch(iteration, *share)
 
 denoiser, regularizer = Denoiser((4, 4, 4, 4), 1), Regularizer((4, 4, 4, 4), 1, scale=20.0)
 initialise(denoiser, seeded(1))
@@ -142,6 +142,7 @@ def test_four_slurm_ranks_on_two_nodes_start_and_finish(
         "SLURM_JOB_ID": 4711,
         "SLURM_JOB_NAME": "reg",
         "SLURM_NTASKS": 4,
+        "SLURM_STEP_NUM_TASKS": 4,
         "SLURM_NTASKS_PER_NODE": 2,
         "SLURM_NNODES": 2,
         "MASTER_ADDR": "127.0.0.1",
@@ -178,6 +179,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch: pytest.Monkey
 
 def test_a_launcher_whose_settings_contradict_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_JOB_NAME", "reg")
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
     recipe = Recipe(iterations=1, batch=4, crop=16, learning_rate=1e-3, validate_every=1)

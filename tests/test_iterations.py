@@ -19,6 +19,7 @@ from reg.iterations import (
     MOMENTUM,
     TRIED_STEPS,
     UNBOUNDED,
+    DenoiserFunction,
     PotentialAndGradient,
     curvature_bound,
     gs_pnp,
@@ -270,6 +271,26 @@ def test_bounds_that_nothing_reaches_change_nothing(name: str, descent: str) -> 
     p = problem(name)
     found, free = (after(bounded(p, bent, descent, each), 20) for each in ((-20, 20), UNBOUNDED))
     assert torch.equal(found, free)
+
+
+@every_operator
+@pytest.mark.parametrize("method", ["admm", "hqs"])
+def test_splitting_methods_clamp_what_the_denoiser_gives(name: str, method: str) -> None:
+    # The same as a denoiser whose values are clamped.
+    p, bounds = problem(name), (0.3, 0.6)
+
+    def run(d: DenoiserFunction, bounds: tuple[float, float]) -> list[Tensor]:
+        levels = noise_levels(1.0, 0.5, 5)
+        iterates = {
+            "admm": lambda: pnp_admm(p, d, sigma=SIGMA, levels=levels, bounds=bounds),
+            "hqs": lambda: pnp_hqs(p, d, sigma=SIGMA, levels=levels, bounds=bounds),
+        }[method]()
+        return list(islice(iterates, 10))
+
+    clamped = run(lambda z, s: denoiser(z, s).clamp(*bounds), UNBOUNDED)
+    for x, wanted in zip(run(denoiser, bounds), clamped, strict=True):
+        assert torch.equal(x, wanted)
+    assert clamped[-1].min() == 0.3
 
 
 @every_operator

@@ -147,3 +147,10 @@ def test_too_small_or_no_images_are_refused() -> None:
         Patches([flat(32, 32, 0), flat(16, 40, 0)], 32, 1, seed=0)
     with pytest.raises(InputError, match="no training image"):
         Patches([], 32, 1, seed=0)
+
+
+def test_a_share_is_cut_as_the_whole_batch_is() -> None:
+    patches = Patches([numbered(40, 50), numbered(64, 33)], 32, 6, seed=0)
+    whole = patches.batch(3)
+    for share in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        assert torch.equal(patches.batch(3, share), whole[share])

@@ -98,7 +98,22 @@ def test_a_place_is_what_torchrun_or_srun_says(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name)
     start_as(monkeypatch, SLURM_NTASKS="5", SLURM_PROCID="4", SLURM_LOCALID="1")
     start_as(monkeypatch, SLURM_JOB_NAME="reg", SLURM_NTASKS_PER_NODE="5")
+    assert place() == (0, 1)  # a batch script, which srun did not start
+    start_as(monkeypatch, SLURM_STEP_NUM_TASKS="5")
     assert place() == (4, 5)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(InputError, match=r"srun: .*ntasks-per-node"):
+        place()
+
+
+def test_cells_with_names_too_long_for_a_file_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_as(monkeypatch, **TORCHRUN | {"RANK": "0"})
+    done: list[int] = []
+    names = ["é" * 150 + end for end in "ab"]
+    shared = {name: lambda name=name: done.append(1) or {"of": name} for name in names}
+    finish_share("key", shared)
+    assert done == [1, 1]
+    assert [finished_cell("key", name, dict)["of"] for name in names] == names
 
 
 def test_processes_compute_every_cell_once() -> None:
@@ -188,7 +203,7 @@ def test_a_process_ends_when_the_first_has_gathered_everything(
 
 
 def test_a_process_that_comes_when_all_is_gathered_does_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start_as(monkeypatch, **TORCHRUN)
     monkeypatch.setattr(processes, "PATIENCE", 0.3)
@@ -196,6 +211,7 @@ def test_a_process_that_comes_when_all_is_gathered_does_nothing(
     finish_share("key", shared)
     assert not done
     assert not CHECKPOINTS.exists()
+    assert "process 2: nothing to share was found" in capsys.readouterr().err
 
 
 def test_a_file_system_without_locks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

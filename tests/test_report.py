@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
-from reg.claims import COLUMNS, ClaimError, read_csv
+from reg.claims import COLUMNS, ClaimError, method_name, read_csv
 from reg.denoising import COST_COLUMNS, published
 from reg.diagnostics import COLUMNS as DIAGNOSTICS_COLUMNS
 from reg.errors import InputError
@@ -96,7 +96,8 @@ def fake_results(
         for image in truths:
             rows += _curve(task, "pnp-gd-plain", image, iterations, 28.4, 0.0, draw)
             rows += _curve(task, "pnp-gd", image, iterations, 28.5, 0.0, draw)
-            rows += _curve(task, "pnp-admm", image, iterations, 29.0, 1.2, draw)
+            rows += _curve(task, "pnp-admm-unbounded", image, iterations, 29.0, 1.2, draw)
+            rows += _curve(task, "pnp-admm", image, iterations, 28.8, 0.0, draw)
     _write(results / "evaluate_convergence" / "table.csv", rows)
 
     rows = []
@@ -105,8 +106,10 @@ def fake_results(
             for method, level, falls in (
                 ("pnp-gd@updated", 28.0, 0.0),
                 ("pnp-gd@fixed", 26.0, 0.0),
-                ("pnp-admm@original", 29.0, 6.0),
-                ("pnp-admm@updated", 28.7, 0.0),
+                ("pnp-admm-unbounded@original", 29.0, 6.0),
+                ("pnp-admm-unbounded@updated", 28.7, 0.0),
+                ("pnp-admm@original", 29.0, 1.0),
+                ("pnp-admm@updated", 28.8, 0.0),
             ):
                 curve = _curve(task, method, image, iterations, level, falls, draw)
                 rows += [*curve, (task, method, 0, image, iterations, "ssim", 0.8)]
@@ -937,6 +940,13 @@ def test_imported_weights_have_a_lone_measurement_and_no_iterations() -> None:
     assert [line.get_marker() for line in dots] == ["o", "o", "o"]
 
 
+def test_labels_leave_out_what_all_names_begin_with() -> None:
+    arms = [f"pnp-admm{bounds}@original" for bounds in ("", "-unbounded")]
+    assert list(figures.short_names(arms).values()) == ["original D", "original D, unbounded"]
+    for methods in (["pnp-admm", "pnp-gd"], ["pnp-admm@original"]):
+        assert figures.short_names(methods) == {m: method_name(m) for m in methods}
+
+
 def test_the_last_step_is_a_geometric_mean_that_stops_at_rounding() -> None:
     rows: list[Row] = []
     for method, steps in (("pnp-gd", (1e-4, 1e-8)), ("pnp-admm", (1e-16, 3e-15))):
@@ -1109,8 +1119,8 @@ def fake_sweep() -> pd.DataFrame:
         for k, task in enumerate(("deblur-k5-2.55", "sr-x2-2.55", "inpaint-20")):
             rows += [
                 (value, 300, "pnp-gd", task, "psnr", level + k),
-                (value, 300, "pnp-admm@updated", task, "psnr", 26.0 - lost * (k == 1)),
-                (value, 300, "pnp-admm@updated", task, "psnr_best", 26.0),
+                (value, 300, "pnp-admm-unbounded@updated", task, "psnr", 26.0 - lost * (k == 1)),
+                (value, 300, "pnp-admm-unbounded@updated", task, "psnr_best", 26.0),
             ]
     rows.append((16.0, 300, "denoiser", "denoise-25", "psnr", np.nan))  # its training diverged
     return pd.DataFrame(rows, columns=list(findings.SWEEP_COLUMNS))

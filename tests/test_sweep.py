@@ -10,7 +10,7 @@ from benchmarks import sweep
 from benchmarks.recipes import TASKS, train_pair
 from reg.errors import InputError
 from reg.params import read_params
-from reg.report.findings import SWEEP_COLUMNS, of_lambda
+from reg.report.findings import SWEEP_COLUMNS, SWEPT_ADMM, of_lambda
 from reg.training import DivergenceError
 
 ROOT = Path(__file__).parents[1]
@@ -57,12 +57,12 @@ def test_an_interrupted_sweep_goes_on_and_a_diverged_training_has_no_numbers(
     assert tuple(found.columns) == SWEEP_COLUMNS
     assert set(found["iterations"]) == {1}
     assert not list(Path(".checkpoints").iterdir())
-    for method in ("pnp-gd", "pnp-admm@updated"):
+    for method in ("pnp-gd", SWEPT_ADMM):
         levels = of_lambda(found, method, "psnr")
         assert list(levels.columns) == list(TASKS)
         assert levels.loc[[0.01, 1.0]].gt(0).to_numpy().all()
         assert levels.loc[16.0].isna().all()
-    best, last = (of_lambda(found, sweep.ADMM, metric) for metric in ("psnr_best", "psnr"))
+    best, last = (of_lambda(found, SWEPT_ADMM, metric) for metric in ("psnr_best", "psnr"))
     assert (best - last).loc[[0.01, 1.0]].ge(0).to_numpy().all()
     for metric in ("psnr", "map_residual"):
         values = of_lambda(found, "denoiser", metric).iloc[:, 0].to_numpy(dtype=float)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +159,9 @@ def count_batches(monkeypatch: pytest.MonkeyPatch, done: list[int]) -> None:
     """Note which iterations draw crops."""
     batch = Patches.batch
 
-    def counted(self: Patches, iteration: int) -> Tensor:
+    def counted(self: Patches, iteration: int, share: slice) -> Tensor:
         done.append(iteration)
-        return batch(self, iteration)
+        return batch(self, iteration, share)
 
     monkeypatch.setattr(Patches, "batch", counted)
 
@@ -225,10 +226,10 @@ class Signalling(Patches):
         super().__init__(list(images), 16, 2, 5)
         self.signals = signals
 
-    def batch(self, iteration: int) -> Tensor:
+    def batch(self, iteration: int, *share: slice) -> Tensor:
         for number in self.signals.get(iteration, []):
             signal.raise_signal(number)
-        return super().batch(iteration)
+        return super().batch(iteration, *share)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -251,6 +252,46 @@ def test_a_request_to_stop_loses_nothing(
     count_batches(monkeypatch, done)
     assert run(**options) == whole
     assert done[0] == 7
+
+
+def test_a_launcher_that_asks_twice_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(checkpoint="whole")
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "patches", lambda: Signalling({5: [signal.SIGTERM] * 2}))
+        with pytest.raises(SystemExit, match="test: stopped after iteration 4"):
+            run()
+    assert checkpoints()[-1].stem == "000000004"
+    assert run() == whole
+
+
+def test_two_runs_do_not_write_the_same_checkpoints() -> None:
+    folder = CHECKPOINTS / RUN
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("a") as other:
+        flock(other, LOCK_EX)
+        with pytest.raises(InputError, match=f"{folder}: test is under way in another process"):
+            run()
+    assert not checkpoints()
+    run()
+
+
+def test_a_run_that_keeps_nothing_leaves_nothing() -> None:
+    with pytest.raises(KilledError):
+        run(killed_at=1)
+    assert not (CHECKPOINTS / RUN).exists()
+
+
+def test_work_of_other_code_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    run(checkpoint="test-0123456789abcdef")
+    run(checkpoint="other-0123456789abcdef")
+    capsys.readouterr()
+    run(checkpoint="test-fedcba9876543210")
+    said = capsys.readouterr().out
+    assert (
+        "test: .checkpoints/test-0123456789abcdef is of other code, data or parameters; to go on "
+        "with it, rename it to .checkpoints/test-fedcba9876543210"
+    ) in said
+    assert "other-" not in said
 
 
 def test_who_asks_twice_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,10 +324,11 @@ def test_a_full_disk_is_one_line_and_loses_only_what_follows(
             run(iterations=12)
     assert "No space left" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert [path.name for path in sorted((CHECKPOINTS / RUN).iterdir())] == [
+    assert {path.name for path in (CHECKPOINTS / RUN).iterdir()} == {
         "000000004.pt",
         "000000006.pt",
-    ]
+        "lock",
+    }
     assert run(iterations=12) == whole
 
 

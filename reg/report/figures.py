@@ -38,7 +38,15 @@ from reg.claims import (
 )
 from reg.images import Pixels
 from reg.methods import EQUIVARIANT
-from reg.report.findings import BOUND, NEAR, SCHEDULES, of_lambda, psnr_gaps, stays_near
+from reg.report.findings import (
+    BOUND,
+    NEAR,
+    SCHEDULES,
+    SWEPT_ADMM,
+    of_lambda,
+    psnr_gaps,
+    stays_near,
+)
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
 NAME_LETTERS = 18  # of an image that fit beneath its thumbnail
@@ -54,6 +62,7 @@ COLOURS = {
     "pnp-gd": BLUE,
     "red": VERMILLION,
     "pnp-admm": ORANGE,
+    "pnp-admm-unbounded": GREEN,  # shares no plot with PnP-PGD
     "pnp-hqs": SKY,
     "pnp-pgd": GREEN,
     "gs-pnp": PURPLE,
@@ -64,14 +73,16 @@ COLOURS = {
     "pnp-gd@updated": BLUE,
     "pnp-gd@fixed": BLUE,
     "pnp-admm@original": ORANGE,
-    "pnp-admm@updated": "#7A5200",  # PnP-ADMM's hue, darker: its two lines share one plot
+    "pnp-admm@updated": "#7A5200",  # the same hue, darker: both lines share one plot
+    "pnp-admm-unbounded@original": GREEN,
+    "pnp-admm-unbounded@updated": "#004D38",
     "unrolled-reg": BLUE,
     "unrolled-denoiser": ORANGE,
     "unrolled-random": GREY,
     "unrolled-end-to-end": GREEN,
 }
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
-DASHED = {"pnp-gd@fixed", "pnp-admm@original", "pnp-gd-plain"}
+DASHED = {"pnp-gd@fixed", "pnp-admm@original", "pnp-admm-unbounded@original", "pnp-gd-plain"}
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine
@@ -170,7 +181,8 @@ def _gaps_and_steps(
     """Both panels of one task, with the names of methods at the ends of their lines."""
     end = wide(table, task, reference, "psnr").iloc[-1]  # by image
     gaps, steps = [], []
-    for method in in_order(table.loc[table["task"] == task, "method"].unique().tolist()):
+    methods = in_order(table.loc[table["task"] == task, "method"].unique().tolist())
+    for method, name in short_names(methods).items():
         psnr, msd = (wide(table, task, method, metric) for metric in ("psnr", "msd"))
         # no place for the start on a logarithmic axis
         gap = _band(top, (psnr - end)[psnr.index > 0], method)
@@ -180,10 +192,8 @@ def _gaps_and_steps(
             peak = (gap.index[best], gap.iloc[best])
             top.plot(*peak, "o", color=colour_of(method), ms=4, mfc="white")
         level = float(psnr.iloc[-1].mean())
-        gaps.append(
-            (f"{method_name(method)}\n{level:.2f} dB", colour_of(method), float(gap.iloc[-1]))
-        )
-        steps.append((method_name(method), colour_of(method), float(decades.iloc[-1])))
+        gaps.append((f"{name}\n{level:.2f} dB", colour_of(method), float(gap.iloc[-1])))
+        steps.append((name, colour_of(method), float(decades.iloc[-1])))
     for axis in (top, bottom):
         _log_iterations(axis)
     _gap_axis(top)
@@ -193,6 +203,15 @@ def _gaps_and_steps(
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
     names_right(top, gaps)
     names_right(bottom, steps, gap=0.09)
+
+
+def short_names(methods: Sequence[str]) -> dict[str, str]:
+    """Names of methods without the `PnP-ADMM, ` that all of them begin with, if they do."""
+    names = {method: method_name(method) for method in methods}
+    beginnings = {name.partition(", ")[0] for name in names.values()}
+    if len(beginnings) > 1 or len(names) < 2:
+        return names
+    return {method: name.partition(", ")[2] or name for method, name in names.items()}
 
 
 def _gap_axis(axis: Axes) -> None:
@@ -409,7 +428,7 @@ def draw_lambda(sweep: pd.DataFrame, chosen: float | None) -> Figure:
     figure = Figure(figsize=(COLUMN_WIDTH, 3.7), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     ends = []
-    gd, admm = (of_lambda(sweep, method, "psnr") for method in ("pnp-gd", "pnp-admm@updated"))
+    gd, admm = (of_lambda(sweep, method, "psnr") for method in ("pnp-gd", SWEPT_ADMM))
     for task, colour in zip(gd.columns, (BLUE, VERMILLION, GREEN), strict=True):
         top.plot(gd.index, gd[task], "-o", color=colour, ms=3.5, lw=1.1)
         top.plot(admm.index, admm[task], "o", color=colour, ms=3.5, mfc="white", mew=0.8)

@@ -34,7 +34,8 @@ BOUND = f"{float(curvature_bound(torch.ones(()))):.2f} L"
 # Of D at one σ, on z with noise: 0 for an exact pair of D and G, 1 for G = 0.
 MAP_RESIDUAL = "‖σ²G(D(z)) − (z − D(z))‖ / ‖z − D(z)‖"
 
-# What `benchmarks/sweep.py` writes; `method` is denoiser, pnp-gd, or pnp-admm@updated.
+# What `benchmarks/sweep.py` writes; `method` is denoiser, pnp-gd, or SWEPT_ADMM.
+SWEPT_ADMM = "pnp-admm-unbounded@updated"  # as published: bounds would hide how far it falls
 SWEEP_COLUMNS = ("lambda", "iterations", "method", "task", "metric", "value")
 
 
@@ -312,7 +313,7 @@ def lambda_says(sweep: pd.DataFrame) -> str:
     mean = of_lambda(sweep, "pnp-gd", "psnr").mean(axis=1)
     residual = of_lambda(sweep, "denoiser", "map_residual").iloc[:, 0].dropna()
     denoiser = of_lambda(sweep, "denoiser", "psnr").iloc[:, 0].dropna()
-    best, last = (of_lambda(sweep, "pnp-admm@updated", m) for m in ("psnr_best", "psnr"))
+    best, last = (of_lambda(sweep, SWEPT_ADMM, m) for m in ("psnr_best", "psnr"))
     lost = (best - last).max(axis=1).dropna()
     return (
         f"PnP-GD is best at λ = {mean.idxmax():g} ({mean.max():.2f} dB, mean over tasks; "

@@ -39,7 +39,7 @@ changed afterwards, the claim says so. They stand in [claims.md](claims.md).
 {% for c in claims %}
 - **{{ c.id }}: {{ c.verdict }}.** {{ c.evidence.why }} Measured: \
 {{ c.statistic }}; {{ c.images }} test image{{ "s" if c.images != 1 }}, \
-{{ c.seeds | length }} training seed{{ "s" if c.seeds | length != 1 }}.
+{{ c.trained }}.
 {%- if c.rule_changed %} Rule changed after results were seen: {{ c.rule_changed }}.
 {%- endif %}{% if committed(c.evidence.files) %} Numbers: {{ committed(c.evidence.files) }}.
 {%- endif %}

@@ -155,7 +155,8 @@ def falls_sheet(
         "falls",
         "Where the runs of the table above end: PSNR of the last iterate against the best one, "
         "which an oracle that knows the truth chooses. A run is one image with one training seed. "
-        "PnP-GD and RED keep their iterates within [0,1], the others run as published."
+        "PnP-GD, RED, PnP-ADMM and PnP-HQS keep their iterates within [0,1], the others run as "
+        "published."
         f"{until}{longer}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
