@@ -1,6 +1,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -269,3 +271,12 @@ def test_work_is_handed_over_to_dvc_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("DVC_STAGE", "tune")
     hand_over("key")
     assert not (CHECKPOINTS / "key").exists()
+
+
+def test_another_folder_can_be_named_by_the_environment(tmp_path: Path) -> None:
+    code = "from reg.checkpoints import CHECKPOINTS; print(CHECKPOINTS)"
+    environment = {**os.environ, "REG_CHECKPOINTS": str(tmp_path / "scratch")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == str(tmp_path / "scratch")
