@@ -7,6 +7,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from benchmarks.rows import Row, ratios, row, save
 from reg.cpu import fuse, keep_freed_memory
 from reg.evaluation import trace
-from reg.iterations import noise_levels, pnp_admm, pnp_gd
+from reg.iterations import Descent, noise_levels, pnp_admm, pnp_gd
 from reg.networks import Denoiser, Regularizer, for_inference, inference, initialise
 from reg.problems import Problem, make_problem
 from reg.training import seeded
@@ -76,10 +77,9 @@ def overheads(problem: Problem) -> list[Row]:
     initialise(denoiser, seeded(2))
     denoiser = fuse(for_inference(denoiser))
     rows = []
-    for name in ("plain", "adam", "spectral", "accelerated"):
-        gd = iterate(
-            lambda d=name: pnp_gd(problem, regularizer, sigma=0.01, step=0.5, descent=d), 10
-        )
+    descents: tuple[Descent, ...] = ("plain", "adam", "spectral", "accelerated")
+    for name in descents:
+        gd = iterate(partial(pnp_gd, problem, regularizer, sigma=0.01, step=0.5, descent=name), 10)
         found = ratios(gd, forward(lambda: regularizer(image), 10), 15)
         rows.append(row(f"PnP-GD iteration ({name}) / forward of G, 1.06 M", found, "≤ 1.15"))
     admm = iterate(

@@ -71,9 +71,9 @@ class TimedPatches(Patches):
         self.asked: list[float] = []
         self.taken: list[float] = []
 
-    def batch(self, iteration: int) -> Tensor:
+    def batch(self, iteration: int, share: slice = slice(None)) -> Tensor:
         self.asked.append(time.perf_counter())
-        crops = super().batch(iteration)
+        crops = super().batch(iteration, share)
         self.taken.append(time.perf_counter() - self.asked[-1])
         return crops
 

@@ -1,27 +1,33 @@
-"""Many processes at one stage: torchrun or srun start them, files of finished cells join them.
+"""Many processes at one stage: files of finished cells join them.
 
 `torchrun --nproc-per-node=8 -m stages.tune` runs a stage of many independent cells in eight
-processes, on as many devices as there are. They send each other nothing: whoever is free takes the
-next cell that nobody has begun, and every result is a file in `.checkpoints/<key>/`, where the
-first process gathers them. So all are busy until the last cells, however much cells differ, and
-one that dies costs nothing but time.
+processes, on as many devices as there are; on a CPU a stage starts one per core by itself. They
+send each other nothing: whoever is free takes the next cell that nobody has begun, and every result
+is a file in `.checkpoints/<key>/`, where the first process gathers them. So all are busy until the
+last cells, however much cells differ, and one that dies costs nothing but time.
 """
 
+import atexit
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import cache
 from pathlib import Path
 from typing import IO
 
+import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from reg.checkpoints import CHECKPOINTS, State, cell_path, finished_cell
 from reg.console import first_process, progress
 from reg.errors import InputError
+from reg.networks import best_device
 
+MOST_PROCESSES = 8  # that a stage starts; each holds the networks and images
 # Seconds that the others give the first process to begin: on a file system over a network imports
 # may take minutes, and what is not there is remembered for one.
 PATIENCE = 600.0
@@ -51,14 +57,14 @@ def place() -> tuple[int, int]:
 
 
 def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
-    """Finish the cells that no other process has begun; nothing where there is one process.
+    """Finish the cells that no other process has begun; nothing where there is no other process.
 
     A begun cell is locked, and the system gives the lock of a process that dies back. The first
     process waits at the end for what the others have begun, and finishes what they left. Raises
     InputError where the file system has no locks.
     """
     rank, count = place()
-    if count == 1:
+    if count == 1 and not start_others():
         return
     if rank == 0:
         (CHECKPOINTS / key).mkdir(parents=True, exist_ok=True)
@@ -69,10 +75,54 @@ def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
         _take(key, cells, "cells of others", wait=True)
 
 
+@cache
+def start_others() -> list[subprocess.Popen[bytes]]:
+    """Start copies of a stage that was started alone on a CPU, so that each core has a process.
+
+    Most images are small: two cores finish a third more of them one by one than together. What the
+    copies do not finish, for whatever reason, is left to this process; they end with it. None are
+    started on an accelerator, where OMP_NUM_THREADS is 1, or outside a stage.
+    """
+    stage = getattr(sys.modules["__main__"], "__spec__", None)
+    threads = torch.get_num_threads()
+    count = min(MOST_PROCESSES, threads)
+    if not (stage and stage.name.startswith("stages.") and best_device().type == "cpu"):
+        return []
+    torch.set_num_threads(threads // count)
+    shared = {
+        **os.environ,
+        "TORCHELASTIC_RUN_ID": "alone",  # by which `launcher` knows one of several
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": str(threads // count),
+    }
+    command = [sys.executable, "-m", stage.name, *sys.argv[1:]]
+    others = [
+        subprocess.Popen(
+            command,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in range(1, count)
+    ]
+    atexit.register(_end, others)
+    return others
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+        process.wait()
+
+
 def _take(key: str, cells: Mapping[str, Callable[[], State]], title: str, wait: bool) -> None:
     """Finish every cell that is free, or, with `wait`, that is missing once it is free."""
+    starter = os.getppid()
     with progress(title, len(cells)) as shown:
         for name, compute in cells.items():
+            if os.getppid() != starter and not first_process():  # the first one was killed
+                raise SystemExit(1)
             try:
                 lock = cell_path(key, name).with_suffix(".lock").open("a")
             except FileNotFoundError:  # the first has gathered everything and removed the folder

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
-from reg.console import LiveLog, Row, first_process, progress, say
+from reg.console import LiveLog, Row, progress, say
 from reg.errors import InputError
 from reg.networks import Precision, best_device, resolve_precision
 from reg.patches import Patches
@@ -38,6 +38,7 @@ from reg.processes import launcher
 
 # For each other: a node that lacks the cache of decoded images makes it before it joins.
 PATIENCE = timedelta(hours=3)
+CHECKPOINT = "[0-9]*.pt"  # by the iteration: other files of unfinished work may lie beside them
 KEPT_CHECKPOINTS = 2
 SKIPPED_IN_A_ROW = 20
 
@@ -178,7 +179,7 @@ def launch(recipe: Recipe) -> Fabric:
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
     elif SLURMEnvironment.detect():  # in a batch script, which Fabric takes for srun
         plugins = [LightningEnvironment()]
-    if started and started.world_size() > 1:
+    if recipe.nodes > 1 or (started and started.world_size() > 1):
         strategy = DDPStrategy(timeout=PATIENCE)
     if recipe.resolved_precision == "bf16":
         plugins.append(Bf16Autocast("bf16-mixed", best_device().type))
@@ -224,9 +225,14 @@ def train(
     be written; DivergenceError if the loss or its gradient is not finite 20 times in a row (single
     such steps are skipped and said).
     """
-    folder = CHECKPOINTS / checkpoint
-    with _alone(folder, title):
-        run = _begin(objective, recipe, title, seed, folder)
+    folder, fabric = CHECKPOINTS / checkpoint, launch(recipe)
+    if recipe.batch % fabric.world_size:
+        raise InputError(
+            f"{title}: batch = {recipe.batch} cannot be shared evenly by {fabric.world_size} "
+            "devices; make it a multiple of their number"
+        )
+    with _alone(fabric, folder, title):
+        run = _begin(fabric, objective, recipe, title, seed, folder)
         return _train(run, patches, folder, validate, log, measure_start)
 
 
@@ -287,14 +293,10 @@ def no_log(validate: Validation) -> pd.DataFrame:
     return pd.DataFrame([{"iteration": 0, **validate()}])
 
 
-def _begin(objective: nn.Module, recipe: Recipe, title: str, seed: int, folder: Path) -> Run:
+def _begin(
+    fabric: Fabric, objective: nn.Module, recipe: Recipe, title: str, seed: int, folder: Path
+) -> Run:
     """Everything on its device, as the newest checkpoint has it."""
-    fabric = launch(recipe)
-    if recipe.batch % fabric.world_size:
-        raise InputError(
-            f"{title}: batch = {recipe.batch} cannot be shared evenly by {fabric.world_size} "
-            "devices; make it a multiple of their number"
-        )
     objective.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights: list[Tensor] = [w for w in objective.parameters() if w.requires_grad]
     updated = [_in_order_of_memory(weight.detach(), weight) for weight in weights]
@@ -319,10 +321,10 @@ def _say_where(run: Run, folder: Path) -> None:
         return
     any_hash = folder.name.rpartition("-")[0] + "-" + 16 * "[0-9a-f]"
     for other in sorted(folder.parent.glob(any_hash)):
-        if other != folder and any(other.glob("*.pt")):
+        if other != folder and any(other.glob(CHECKPOINT)):
             say(
-                f"  {run.title}: {other} is of other code, data or parameters; to go on with it, "
-                f"rename it to {folder}"
+                f"  {run.title}: {other} is of other code, data, parameters or precision; to go on "
+                f"with it, stop this run and `rm -r {folder} && mv {other} {folder}`"
             )
 
 
@@ -500,38 +502,42 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _alone(folder: Path, title: str) -> Iterator[None]:
+def _alone(fabric: Fabric, folder: Path, title: str) -> Iterator[None]:
     """Of several runs that would write the same checkpoints, let one; InputError in the others.
 
-    Where the file system has no locks nothing keeps them apart.
+    The first process holds the lock for all of its run. Where the file system has no locks nothing
+    keeps runs apart.
     """
-    if not first_process():
+    with ExitStack() as held:
+        fault = _lock(held, folder, title) if fabric.is_global_zero else None
+        fault = fabric.broadcast(fault)
+        if fault:
+            raise InputError(fault)
         yield
-        return
+
+
+def _lock(held: ExitStack, folder: Path, title: str) -> str | None:
+    """Lock a folder of checkpoints until `held` is closed; what to say where that cannot be."""
+
+    def leave_nothing() -> None:  # of a run that kept nothing
+        if not any(folder.glob(CHECKPOINT)):
+            with suppress(OSError):
+                (folder / "lock").unlink()
+                folder.rmdir()
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a")
+        lock = held.enter_context((folder / "lock").open("a"))
     except OSError as error:
-        raise InputError(
-            f"{folder}: nothing can be written there ({error.strerror}); mend that, since the "
-            "training keeps its checkpoints there"
-        ) from None
-    with lock:
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: {title} is under way in another process; wait for it, or stop it"
-            ) from None
-        except OSError:
-            pass
-        try:
-            yield
-        finally:
-            if not any(folder.glob("*.pt")):  # of a run that kept nothing, nothing stays
-                with suppress(OSError):
-                    (folder / "lock").unlink()
-                    folder.rmdir()
+        return f"{folder}: {title} cannot keep checkpoints there ({error.strerror}); mend that"
+    try:
+        flock(lock, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return f"{folder}: {title} is under way in another process; wait for it, or stop it"
+    except OSError:
+        return None
+    held.callback(leave_nothing)
+    return None
 
 
 def _save(run: Run, folder: Path) -> None:
@@ -545,7 +551,7 @@ def _save(run: Run, folder: Path) -> None:
         "record": vars(run.record),
     }
     save_state(folder / f"{run.record.iteration:09d}.pt", state)
-    for old in sorted(folder.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
+    for old in sorted(folder.glob(CHECKPOINT))[:-KEPT_CHECKPOINTS]:
         old.unlink(missing_ok=True)
 
 
@@ -563,7 +569,7 @@ def _resume(run: Run, folder: Path) -> None:
 
 
 def _newest(folder: Path) -> State | None:
-    for path in sorted(folder.glob("*.pt"), reverse=True):
+    for path in sorted(folder.glob(CHECKPOINT), reverse=True):
         state = load_state(path)
         if state is not None:
             return state

@@ -5,6 +5,9 @@ from pathlib import Path
 
 # The tests speak of one CPU; for those that compare with a GPU, set CUDA_VISIBLE_DEVICES yourself.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Nor are they to write where a user's trainings keep their checkpoints.
+os.environ.pop("REG_CHECKPOINTS", None)
+os.environ.pop("DVC_STAGE", None)
 
 import pytest
 import torch

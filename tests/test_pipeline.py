@@ -408,6 +408,19 @@ def test_two_processes_share_the_cells_of_a_stage(stage: str, first: Run, tmp_pa
     assert contents(results) == before
 
 
+@pytest.mark.parametrize("stage", ["tune", "evaluate_restoration"])
+def test_a_stage_takes_a_process_per_core(stage: str, first: Run, tmp_path: Path) -> None:
+    folder = copy(first, tmp_path / "shared", without=(".git", "reports"))
+    results = folder / "results" / "tiny" / stage
+    before = contents(results)
+    shutil.rmtree(results)
+    done = python(folder, "-m", f"stages.{stage}", OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done in") == 1
+    assert contents(results) == before
+    assert list(folder.glob(".checkpoints/*/*.lock"))  # cells were shared
+
+
 def test_a_sweep_of_lambda_reruns_what_depends_on_it(runs: Runs, first: Run) -> None:
     swept = runs.swept.result()
     assert swept.ran == STAGES - WITHOUT_LAMBDA

@@ -1,5 +1,6 @@
 """What a profile did beside the paper, and where its G comes from."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from reg.claims import COLUMNS
 from reg.networks import Denoiser, Network, Regularizer, imported_from, save_network
 from reg.params import Profile, read_params
 from reg.report import page
-from reg.report.figure_entries import ADMM_FALLS
+from reg.report.captions import ADMM_LEVELS
 from reg.report.page import TableEntry
 from reg.report.paper import PAPER, origin_of_g, paper_sheet, settings_of
 from reg.report.sheets import Sheet, to_latex
@@ -97,7 +98,7 @@ def test_the_table_has_what_was_done_here_and_there(models: Path, active: Profil
         "Super-resolution": "×3",
         "Inpainting, pixels known": "20 %",
         "Test images": "2 (set5: 1, x: 1)",
-        "Training seeds": "0, 1",
+        "Training seeds": "2 (0, 1)",
     }
     assert table.loc["Weights of G", "paper"] == "32,640,384"
     assert table.loc["λ", "paper"] == "0.004"
@@ -134,9 +135,12 @@ def test_committed_tables_are_those_of_the_same_results() -> None:
     assert page.committed_tables(["results/c/table.csv"], entries) == []
 
 
-def test_the_captions_iteration_is_the_stages() -> None:
+def test_the_captions_levels_are_the_stages() -> None:
     stage = (ROOT / "stages" / "evaluate_convergence.py").read_text(encoding="utf-8")
-    assert f"until={ADMM_FALLS:.1f}" in stage
+    given = dict(re.findall(r"(level|first|until)=(\d+)\.0", stage))
+    assert f"s = {given['level']}/255 throughout in deblurring" in ADMM_LEVELS
+    assert f"from {given['first']}/255 falling" in ADMM_LEVELS
+    assert f"until iteration {given['until']}." in ADMM_LEVELS
 
 
 def test_words_have_the_widths_of_the_blurs() -> None:

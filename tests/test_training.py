@@ -2,6 +2,7 @@ import errno
 import io
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -288,10 +289,15 @@ def test_work_of_other_code_is_named(capsys: pytest.CaptureFixture[str]) -> None
     run(checkpoint="test-fedcba9876543210")
     said = capsys.readouterr().out
     assert (
-        "test: .checkpoints/test-0123456789abcdef is of other code, data or parameters; to go on "
-        "with it, rename it to .checkpoints/test-fedcba9876543210"
+        "test: .checkpoints/test-0123456789abcdef is of other code, data, parameters or precision; "
+        "to go on with it, stop this run and `rm -r .checkpoints/test-fedcba9876543210 && mv "
+        ".checkpoints/test-0123456789abcdef .checkpoints/test-fedcba9876543210`"
     ) in said
     assert "other-" not in said
+    (command,) = re.findall("`(rm .+)`", said)
+    subprocess.run(command, shell=True, check=True)
+    run(checkpoint="test-fedcba9876543210", iterations=10)
+    assert "resumed after iteration 8" in capsys.readouterr().out
 
 
 def test_who_asks_twice_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

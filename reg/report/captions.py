@@ -12,6 +12,11 @@ from reg.report import figures
 from reg.report.inputs import Inputs
 
 LISTED = 6  # images whose names a caption lists
+# Of `evaluate_convergence`, as the paper has it.
+ADMM_LEVELS = (
+    "PnP-ADMM gives D the levels of the paper: s = 30/255 throughout in deblurring, in "
+    "super-resolution from 50/255 falling to the tuned level until iteration 25."
+)
 # Of mean squared steps.
 ROUNDING = f" Steps below {MSD_RANGE[0]:.0e}, which are float32's rounding, are {{}} at that."
 
@@ -33,8 +38,9 @@ def curves_say(reference: str) -> str:
     `reference` is the method whose end PSNR is measured from.
     """
     return (
-        f"Top: PSNR minus that of the last iterate of {method_name(reference)} on the same image, "
-        f"linear within ±{figures.GAP_LINEAR:g} dB and logarithmic beyond. Bottom: mean squared "
+        "Top: PSNR of images clipped to [0,1], minus that of the last iterate of "
+        f"{method_name(reference)} on the same image, linear within ±{figures.GAP_LINEAR:g} dB and "
+        "logarithmic beyond. Bottom: mean squared "
         "difference of consecutive iterates. Bands go from the least to the greatest image, a "
         f"circle marks the peak of a mean PSNR that ends more than {PSNR_DROP} dB lower, labels "
         "give the mean PSNR at the end. Lines, geometric for the step, are the"

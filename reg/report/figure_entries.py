@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from reg.claims import CONVERGENCE_TASKS, VISUAL_TASK, Evidence, task_name, tasks_in_order
 from reg.report import figures, findings, pictures, unrolled
 from reg.report.captions import (
+    ADMM_LEVELS,
     ROUNDING,
     central_say,
     crops_say,
@@ -21,7 +22,6 @@ from reg.report.inputs import Inputs
 from reg.report.page import FigureEntry
 
 Drawn = tuple[FigureEntry, Callable[[], Figure]]
-ADMM_FALLS = 25  # iterations in which evaluate_convergence lets PnP-ADMM's s_k fall, as the paper
 
 
 def figure_entries(inputs: Inputs) -> list[Drawn]:
@@ -54,7 +54,8 @@ def _restoration(inputs: Inputs) -> Drawn:
             f"the same image, so what lies left of the line is behind it; {images}. "
             f"The axis is linear within ±{figures.RESTORATION_LINEAR:g} dB and logarithmic "
             "beyond. Small dots are images, large ones means, bars 95 % paired bootstrap "
-            "intervals of the mean. Beside a task stands the mean PSNR of PnP-GD."
+            "intervals of the mean, lengthened for few images. Beside a task stands the mean PSNR "
+            "of PnP-GD."
             f"{until_say(inputs)}{findings.seeds_say(table)}",
             (file,),
             ("evaluate_restoration",),
@@ -90,11 +91,10 @@ def _convergence(inputs: Inputs) -> Drawn:
             "convergence",
             "Convergence of PnP-GD, beside PnP-ADMM",
             f"{curves_say('pnp-gd')} mean over {images}"
-            f"{central_say(inputs, 'evaluate_convergence')}. As in the paper, the level s_k "
-            "that PnP-ADMM gives D is fixed in deblurring and falls until iteration "
-            f"{ADMM_FALLS} in super-resolution, where its end makes the step jump. The paper's "
-            "PnP-ADMM and plain step have no bounds; the other two keep every iterate within "
-            "[0,1]."
+            f"{central_say(inputs, 'evaluate_convergence')}. {ADMM_LEVELS} The "
+            "end of that fall makes the step jump. The plain step and PnP-ADMM "
+            "unbounded (broad line, without a band) run as published; the other two keep every "
+            "iterate within [0,1]."
             f"{ROUNDING.format('drawn')}{first_of_seeds(inputs.evidence.restoration)}",
             (inputs.file("evaluate_convergence", "table.csv"),),
             ("evaluate_convergence",),
@@ -144,8 +144,9 @@ def _admm(inputs: Inputs) -> Drawn:
             "admm",
             "PnP-ADMM with the original and the updated denoiser",
             "PnP-ADMM with the pre-trained denoiser (dashed) and with the one updated by ReG "
-            "training, without bounds, as published (green), and with every iterate kept within "
-            f"[0,1], as PnP-GD's are (orange). {curves_say('pnp-admm@updated')} mean over "
+            "training (dark), unbounded, as published (green, broad lines without a band), and "
+            "with every iterate kept within [0,1], as PnP-GD's are (orange and brown). The level "
+            f"of D is the one tuned for each. {curves_say('pnp-admm@updated')} mean over "
             f"{images}{central_say(inputs, 'ablate')}."
             f"{ROUNDING.format('drawn')}{findings.seeds_say(ablation)}",
             (inputs.file("ablate", "table.csv"),),
@@ -239,7 +240,7 @@ def _unrolled(inputs: Inputs) -> Drawn:
 
 def _trainings(inputs: Inputs) -> str:
     seeds = inputs.unrolled_logs.trainings["seed"].nunique()
-    return f"{seeds} training seed{'s' if seeds > 1 else ''}"
+    return f"{seeds} fine-tuning seed{'s' if seeds > 1 else ''}"
 
 
 def _descents(evidence: Evidence) -> dict[str, tuple[float, float]]:
@@ -286,10 +287,10 @@ def _lambda(inputs: Inputs) -> list[Drawn]:
         f"G and D trained together from the same start with {inputs.sweep['lambda'].nunique()} "
         f"weights λ of L_G, {iterations:,} iterations each{against}, and measured on the "
         "validation images. "
-        "Top: PSNR of PnP-GD by task (filled), of PnP-ADMM with that D at its last iterate "
-        "(hollow), both tuned for each λ by equally many trials, and of D itself (dashed); bottom: "
-        f"relative MAP residual {MAP_RESIDUAL} of the pair at σ = 25/255.{line} The numbers come "
-        "from `make sweep`.",
+        "Top: PSNR of PnP-GD by task (filled), of PnP-ADMM, unbounded, with that D at its last "
+        "iterate (hollow), both tuned for each λ by equally many trials, and of D itself (dashed); "
+        f"bottom: relative MAP residual {MAP_RESIDUAL} of the pair at σ = 25/255.{line} The "
+        "numbers come from `make sweep`.",
         (inputs.sweep_file.as_posix(),),
         ("report",),
         findings.lambda_says(inputs.sweep),

@@ -30,6 +30,7 @@ from PIL import Image
 from reg.claims import (
     MSD_RANGE,
     PSNR_DROP,
+    PUBLISHED_ADMM,
     compared,
     in_order,
     method_name,
@@ -53,7 +54,8 @@ NAME_LETTERS = 18  # of an image that fit beneath its thumbnail
 CROP_SIDE = 160  # pixels at most of photographs that are not ours to show whole
 GAP_LINEAR = 0.5  # dB: up to which differences of PSNR are drawn linearly, by iteration,
 RESTORATION_LINEAR = 1.0  # and by method
-MSD_SHOWN = 10.0  # images have values in [0,1]: no run with larger steps converges
+# log10 of squared steps: images have values in [0,1], so that no run with larger ones converges.
+STEPS_SHOWN = 1.0
 TEXT_WIDTH, COLUMN_WIDTH = 7.0, 3.5  # inches, a page of two columns
 BLUE, VERMILLION, ORANGE, SKY = "#0072B2", "#D55E00", "#E69F00", "#56B4E9"
 GREEN, PURPLE, BLACK, GREY = "#009E73", "#CC79A7", "#000000", "#767676"
@@ -187,18 +189,19 @@ def _gaps_and_steps(
         # no place for the start on a logarithmic axis
         gap = _band(top, (psnr - end)[psnr.index > 0], method)
         decades = _band(bottom, msd[msd.index > 0].map(np.log10), method)
+        beyond = f"\n↑ to $10^{{{decades.max():.0f}}}$" if decades.max() > STEPS_SHOWN else ""
         if gap.max() - gap.iloc[-1] > PSNR_DROP:
             best = int(gap.to_numpy().argmax())
             peak = (gap.index[best], gap.iloc[best])
             top.plot(*peak, "o", color=colour_of(method), ms=4, mfc="white")
         level = float(psnr.iloc[-1].mean())
         gaps.append((f"{name}\n{level:.2f} dB", colour_of(method), float(gap.iloc[-1])))
-        steps.append((name, colour_of(method), float(decades.iloc[-1])))
+        steps.append((name + beyond, colour_of(method), float(decades.iloc[-1])))
     for axis in (top, bottom):
         _log_iterations(axis)
     _gap_axis(top)
     # A run that diverged leaves the plot rather than squeezing the others.
-    bottom.set_ylim(top=min(bottom.get_ylim()[1], np.log10(MSD_SHOWN)))
+    bottom.set_ylim(top=min(bottom.get_ylim()[1], STEPS_SHOWN))
     bottom.yaxis.set_major_locator(MaxNLocator(7, integer=True))
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
     names_right(top, gaps)
@@ -228,12 +231,19 @@ def _gap_axis(axis: Axes) -> None:
 
 
 def _band(axis: Axes, values: pd.DataFrame, method: str) -> pd.Series:
-    """Draw the mean over images (columns) and their range; return the mean by iteration."""
+    """Draw the mean over images (columns) and their range; return the mean by iteration.
+
+    PnP-ADMM without bounds is a broad line without a range, so that what it shares with PnP-ADMM
+    within them can be seen.
+    """
     mean, colour = values.mean(axis=1), colour_of(method)
-    axis.fill_between(
-        values.index, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.14, linewidth=0
-    )
-    axis.plot(values.index, mean, "--" if method in DASHED else "-", color=colour, linewidth=1.1)
+    unbounded = method.startswith(PUBLISHED_ADMM)  # behind the same method within bounds
+    if not unbounded:
+        low, high = values.min(axis=1), values.max(axis=1)
+        axis.fill_between(values.index, low, high, color=colour, alpha=0.14, linewidth=0)
+    style = "--" if method in DASHED else "-"
+    width, layer = (3.0, 1.5) if unbounded else (1.1, 2.0)
+    axis.plot(values.index, mean, style, color=colour, linewidth=width, zorder=layer)
     return mean
 
 

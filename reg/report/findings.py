@@ -320,7 +320,8 @@ def lambda_says(sweep: pd.DataFrame) -> str:
         f"{mean.min():.2f} dB at λ = {mean.idxmin():g}). From λ = {residual.index[0]:g} to "
         f"{residual.index[-1]:g} the MAP residual goes from {residual.iloc[0]:.2f} to "
         f"{residual.iloc[-1]:.2f}, D's PSNR from {denoiser.iloc[0]:.2f} to "
-        f"{denoiser.iloc[-1]:.2f} dB. In the task where it loses most, PnP-ADMM with that D ends "
+        f"{denoiser.iloc[-1]:.2f} dB. In the task where it loses most, unbounded PnP-ADMM with "
+        "that D ends "
         f"{lost.max():.2f} dB below its own best at λ = {lost.idxmax():g} and {lost.min():.2f} dB "
         f"at λ = {lost.idxmin():g}."
     )

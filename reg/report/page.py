@@ -20,8 +20,8 @@ TEMPLATE = """\
 # Reproduction of PnP-ReG at scale `{{ profile }}`
 
 {{ counts }} Every number below is computed from result tables by the stage `report`; none is
-typed by hand. The rules behind the verdicts were written before the first result; where one was
-changed afterwards, the claim says so. They stand in [claims.md](claims.md).
+typed by hand. The rules behind the verdicts were written before the first result; all six have been
+changed since, and each claim says how it was judged before. They stand in [claims.md](claims.md).
 {%- for caution in cautions %}
 
 > [!NOTE]

@@ -106,7 +106,7 @@ def paper_sheet(
             f"{task.percent:g} %" for task in tasks if task.kind == "inpaint"
         ),
         "Test images": _sets(manifest[manifest["name"].isin(restoration["image"])]),
-        "Training seeds": _listed(recipe.seeds),
+        "Training seeds": f"{len(recipe.seeds)} ({_listed(recipe.seeds)})",
     }
     rows = [(name, here[name], paper) for name, paper in PAPER.items()]
     return Sheet(

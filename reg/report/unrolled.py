@@ -217,8 +217,8 @@ def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -
         "unrolled",
         f"Unrolled gradient descent from every start after equal training, beside PnP-GD with the "
         f"same ReG: mean over {table['image'].nunique()} test images and "
-        f"{table['seed'].nunique()} training seeds. Passes: how often the network is run for one "
-        "image, which its time is proportional to. Gain: PSNR minus that of the random start, "
+        f"{table['seed'].nunique()} fine-tuning seeds. Passes: how often the network is run for "
+        "one image, which its time is proportional to. Gain: PSNR minus that of the random start, "
         "paired by seed and image, with its 95 % interval.",
         ("Method", "Passes", "PSNR (dB)", "Gain (dB)", "SSIM"),
         tuple(blocks),
@@ -264,7 +264,7 @@ def worth_sheet(logs: Logs) -> Sheet:
         "worth",
         "What pre-training is worth: training iterations after which the unrolled network from "
         "random weights has the validation PSNR that the one from ReG has. Mean curves over "
-        f"{seeds} training seeds, between their points on a line.",
+        f"{seeds} fine-tuning seeds, between their points on a line.",
         ("ReG's iteration", "PSNR (dB)", "Random needs"),
         tuple(blocks),
         pd.DataFrame(numbers, columns=["task", "reg_iteration", "psnr", "random_iteration"]),

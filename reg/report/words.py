@@ -41,7 +41,8 @@ WORDS = (
         "rivals that plug D into other iterations, in place of a proximal step: the alternating "
         "direction method of multipliers (Venkatakrishnan, Bouman and Wohlberg 2013), half-"
         "quadratic splitting as in DPIR (Zhang et al. 2022), and proximal gradient descent "
-        "(Kamilov, Mansour and Wohlberg 2017).",
+        "(Kamilov, Mansour and Wohlberg 2017). The first two keep every iterate within [0,1] as "
+        "PnP-GD does; PnP-ADMM, unbounded, does not, as published.",
     ),
     (
         "RED",
@@ -67,7 +68,8 @@ WORDS = (
     (
         "95 % interval",
         "where the mean would lie for other choices of test images like these, by resampling them "
-        "(bootstrap).",
+        "(bootstrap), and longer where images are few, by Student’s t, so that it may pass them "
+        "all.",
     ),
     (
         "Paired",
