@@ -44,12 +44,20 @@ def _code_of(stage: str) -> list[Path]:
     """The files of code on which a stage of dvc.yaml depends; all code of anything else."""
     root = CODE.parent
     pipeline = root / "dvc.yaml"
-    text = pipeline.read_text(encoding="utf-8") if pipeline.exists() else "stages: {}"
-    stages = YAML(typ="safe", pure=True).load(text)["stages"]
-    if stage not in stages:
+    named = code_paths(pipeline) if pipeline.exists() else {}
+    if stage not in named:
         return [*sorted(CODE.glob("*.py")), *sorted(root.glob("stages/*.py"))]
-    dependencies = stages[stage].get("do", stages[stage])["deps"]
-    return [root / path for path in sorted(dependencies) if "$" not in path]
+    return [root / path for path in named[stage]]
+
+
+def code_paths(pipeline: Path) -> dict[str, tuple[str, ...]]:
+    """The files and folders of code that dvc.yaml names, sorted, by the name of the stage."""
+    stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8"))["stages"]
+    return {
+        # Data, models and results depend on the profile, code does not.
+        name: tuple(sorted(path for path in stage.get("do", stage)["deps"] if "$" not in path))
+        for name, stage in stages.items()
+    }
 
 
 def save_state(path: Path, state: State) -> None:

@@ -437,6 +437,7 @@ def _convergence(table: pd.DataFrame, claim: str, task: str, method: str) -> dic
         "iterations": int(psnr.index[-1]),
         "last": by_seed(psnr.iloc[-1]),
         "drop": drop,
+        "tail": tail,
         "shrink": (head / tail).to_numpy(),
         "held": held,
         "shrunk": shrunk,
@@ -574,23 +575,19 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
     found: dict[str, Verdict] = {}
     sentences, shortest = [], np.inf
     for task in tasks:
-        level, drop, tail = {}, {}, {}
-        for which in ("original", "updated"):
-            method = f"{PUBLISHED_ADMM}@{which}"
-            psnr = curves(table, claim, task, method, "psnr")
-            msd = curves(table, claim, task, method, "msd")
-            level[which], drop[which] = by_seed(psnr.iloc[-1]), drop_from_best(psnr)
-            tail[which] = head_and_tail(msd)[1]
-            paired(drop[which], tail[which], claim, f"psnr and msd of {method}")
-            shortest = min(shortest, int(psnr.index[-1]))
-        original = _convergence(table, claim, task, f"{PUBLISHED_ADMM}@original")
         runs = {
             method: {
-                which: _counted_runs(_convergence(table, claim, task, f"{method}@{which}"))
+                which: _convergence(table, claim, task, f"{method}@{which}")
                 for which in ("original", "updated")
             }
             for method in (PUBLISHED_ADMM, "pnp-admm")
         }
+        published = runs[PUBLISHED_ADMM]
+        shortest = min(shortest, *(run["iterations"] for run in published.values()))
+        level, drop, tail = (
+            {which: run[name] for which, run in published.items()}
+            for name in ("last", "drop", "tail")
+        )
         for measured in (level, drop, tail):
             measured["original"] = for_seeds_of(measured["updated"], measured["original"])
         names = f"{PUBLISHED_ADMM}@updated and @original on {task}"
@@ -605,20 +602,25 @@ def judge_admm_convergence(evidence: Evidence) -> Finding:
             psnr_verdict = "reproduced"
         elif worse and saved.low <= 0:
             psnr_verdict = "not reproduced"
+        original = published["original"]
         original_verdict = OPPOSITE[_by_runs([original], original["iterations"])]
         settled = all(d.to_numpy().mean() <= np.log10(SETTLED) for d in decades.values())
         steps_verdict = "inconclusive" if settled else _by_interval(steps)
         of_part = {"a": psnr_verdict, "b": steps_verdict, "c": original_verdict}
         found |= {f"({name}) in {task_name(task)}": v for name, v in of_part.items()}
+        counted = {
+            method: {which: _counted_runs(run) for which, run in of_method.items()}
+            for method, of_method in runs.items()
+        }
         parts[task] = {
             "psnr": {"verdict": psnr_verdict, **_part(final), "drop_saved": _part(saved)},
             "msd": {"verdict": steps_verdict, "log10_ratio": _part(steps)},
             "original": {"verdict": original_verdict},
-            "runs": runs,
+            "runs": counted,
         }
         told, bounded = (
-            {which: _say_runs(counted) for which, counted in of_method.items()}
-            for of_method in runs.values()
+            {which: _say_runs(counts) for which, counts in of_method.items()}
+            for of_method in counted.values()
         )
         sentences.append(
             f"{task_name(task)}, peak to last: {told['original']} with the original D, "

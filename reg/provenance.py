@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 
+from reg.checkpoints import code_paths
 from reg.networks import best_device, resolve_precision
 from reg.params import Params
 
@@ -42,12 +42,8 @@ class Code:
 
 def code_of_stages(pipeline: Path = PIPELINE) -> dict[str, Code]:
     """The code of every stage of dvc.yaml as it lies here, by the name of the stage."""
-    stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8"))["stages"]
     found = {}
-    for name, stage in stages.items():
-        dependencies = stage.get("do", stage)["deps"]
-        # Data, models and results depend on the profile, code does not.
-        paths = tuple(sorted(path for path in dependencies if "$" not in path))
+    for name, paths in code_paths(pipeline).items():
         tree = "".join(_tree(pipeline.parent, paths))
         found[name] = Code(paths, hashlib.sha256(tree.encode()).hexdigest())
     return found
