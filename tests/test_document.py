@@ -47,6 +47,7 @@ CLAIM: dict[str, Any] = {
     "interval": [-0.359525, 0.05955],
     "images": 4,
     "seeds": [0, 1],
+    "trained": "2 training seeds",
     "verdict": "not reproduced",
     "statistic": "PSNR of PnP-ReG minus that of the rival",
     "rule": "reproduced if the 95 % interval lies above 0",

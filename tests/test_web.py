@@ -46,6 +46,7 @@ def claim(name: str, verdict: str, **other: object) -> dict[str, Any]:
         "effect_size": -0.5,
         "images": 3,
         "seeds": [0],
+        "trained": "1 training seed",
         "verdict": verdict,
         "statistic": "PSNR of one minus that of the other",
         "rule": "reproduced if the interval lies above 0",
