@@ -16,7 +16,6 @@ from reg.errors import InputError, fail
 
 if TYPE_CHECKING:
     from reg.networks import Network
-    from reg.params import Params
     from reg.restoration import Restoration, Restored
 
 
@@ -79,10 +78,13 @@ def main() -> None:
 @main.command(short_help="Check params.yaml and the data folder.")
 def check() -> None:
     """Check params.yaml and the data folder, before any work starts."""
-    params = _params()
-    root = params.data.root
-    if root and not Path(root).is_dir():
-        fail(InputError(f"data.root = {root}: no such folder; correct it in params.yaml"))
+    with _one_line():
+        from reg.params import read_params
+
+        params = read_params()
+        root = params.data.root
+        if root and not Path(root).is_dir():
+            raise InputError(f"data.root = {root}: no such folder; correct it in params.yaml")
     source = root or "bundled photographs and dead leaves"
     click.echo(f"params.yaml is valid. Profile {params.profile}, images from {source}.")
 
@@ -90,12 +92,13 @@ def check() -> None:
 @main.command(short_help="Write the report's provenance.json anew.")
 def provenance() -> None:
     """Write reports/<profile>/provenance.json anew from the latest run of each stage."""
-    from reg.provenance import write_provenance
+    with _one_line():
+        from reg.params import read_params
+        from reg.provenance import write_provenance
 
-    params = _params()
-    path = params.folder("reports", "provenance.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_provenance(params, path)
+        params = read_params()
+        path = params.folder("reports", "provenance.json")
+        write_provenance(params, path)
     click.echo(str(path))
 
 
@@ -103,7 +106,7 @@ def provenance() -> None:
 @click.option("--profile", help="Profile whose report is read; default: the one of params.yaml.")
 def claims(profile: str | None) -> None:
     """Print the paper's claims with their verdicts, from reports/<profile>/claims.json."""
-    path = Path("reports", profile or _params().profile, "claims.json")
+    path = Path("reports", _profile(profile), "claims.json")
     lines = []
     try:
         for claim in json.loads(path.read_text(encoding="utf-8")):
@@ -127,7 +130,7 @@ def verify(profile: str | None, against: str) -> None:
     with _one_line():
         from reg.verify import verify_reports
 
-        text, agree = verify_reports(profile or _params().profile, against)
+        text, agree = verify_reports(_profile(profile), against)
     click.echo(text)
     if not agree:
         raise SystemExit(1)
@@ -197,7 +200,7 @@ def release(profile: str | None) -> None:
         from reg.release import RELEASED
         from reg.release import release as make
 
-        for file in make(profile or _params().profile):
+        for file in make(_profile(profile)):
             click.echo(f"{RELEASED / file.name}: {file.stored}, {file.megabytes:.1f} MB")
 
 
@@ -337,10 +340,11 @@ def restore(
             if known is not None:
                 before, after = restoration.measure(photo.pixels, restored.image, known)
                 note += f", PSNR {before:.2f} → {after:.2f} dB"
-            photos.write_photo(target, photos.Photo(restored.image, photo.metadata))
+            # The sheet first: for --skip-existing the photograph says that all of it is done.
             if compare:
                 restoration.draw_comparison(photo.pixels, restored.image, known, sheets[target])
-            click.echo(f"{target}: {note}")
+            photos.write_photo(target, photos.Photo(restored.image, photo.metadata))
+            click.echo(f"{click.format_filename(target)}: {note}")
         if len(every) > len(pairs):
             click.echo(f"{len(every) - len(pairs)} skipped: their outputs exist")
         _say_left_out(inputs)
@@ -412,7 +416,7 @@ def degrade(
             if target in drawn:
                 shown = options["mask"][..., None].astype("uint8") * 255
                 photos.write_photo(drawn[target], photos.Photo(shown))
-            click.echo(str(target))
+            click.echo(click.format_filename(target))
         _say_left_out(inputs)
 
 
@@ -492,10 +496,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _params() -> "Params":
+def _profile(given: str | None) -> str:
+    """The profile that was named, else that of params.yaml."""
     from reg.params import read_params
 
-    try:
-        return read_params()
-    except InputError as error:
-        fail(error)
+    with _one_line():
+        return given or read_params().profile

@@ -49,9 +49,11 @@ PNG_COLOUR = (b"cHRM", b"gAMA", b"sRGB", b"cICP")
 # Of the first directory of EXIF only what describes the photograph; the rest describes the file.
 DESCRIPTION = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, 34665, 34853}
 DESCRIPTION |= {40091, 40092, 40093, 40094, 40095}
-ORIENTATION, EXIF_FOLDER, GPS_FOLDER = 0x0112, 0x8769, 0x8825
+ORIENTATION, EXIF_FOLDER, GPS_FOLDER, INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005
 WIDTH_AND_HEIGHT = 0xA002, 0xA003
 RESOLUTION = 282, 283
+RESOLUTION_MOST = 65535  # pixels an inch, JPEG's limit
+JPEG_SEGMENT = 65500  # bytes of EXIF or XMP that fit into one
 # From what EXIF's orientation says to the photograph as it is seen.
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
@@ -325,7 +327,7 @@ def _unread(content: bytes) -> str:
         values = None
     if values is None:
         return "is no PNG, JPEG, TIFF or WebP image; convert it"
-    return f"is a TIFF of a kind that is not read ({values} values); save it with 8 or 16 bits"
+    return f"is a TIFF of a kind that is not read ({values}); save it as a PNG of 8 or 16 bits"
 
 
 def _bits(image: Image.Image) -> tuple[int, ...]:
@@ -418,7 +420,7 @@ def _decode_tiff16(path: Path, content: bytes) -> Pixels:
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-            raise InputError(f"{path}: is neither RGB nor gray; convert it")
+            raise InputError(f"{path}: is neither RGB nor gray with 0 as black; save it as a PNG")
         extra = [int(sample) for sample in page.extrasamples]
         if extra not in ([], [0], [2]) or page.sampleformat != 1:
             raise InputError(f"{path}: its alpha or numbers are unusual; save it as a 16-bit PNG")
@@ -440,6 +442,8 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
     """What `Photo.metadata` holds, and EXIF's orientation."""
     info = image.info
     metadata = {name: info[name] for name in ("icc_profile", "dpi", "comment") if info.get(name)}
+    if not all(0 < each <= RESOLUTION_MOST for each in metadata.get("dpi", ())):  # 0/0 is nan
+        metadata.pop("dpi")
     if image.format == "PNG":  # what Pillow calls so elsewhere is a text here
         metadata.pop("comment", None)
         metadata["chunks"] = _describing_chunks(content)
@@ -454,6 +458,9 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
         orientation = exif.get(ORIENTATION, 1)
         folders = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_FOLDER, GPS_FOLDER)}
         kept = Image.Exif()
+        if INTEROPERABILITY in folders[EXIF_FOLDER]:  # where it lay in the file that was read
+            interoperability = dict(exif.get_ifd(INTEROPERABILITY))
+            folders[EXIF_FOLDER][INTEROPERABILITY] = interoperability
         for tag, value in exif.items():
             if tag in DESCRIPTION and tag not in folders:
                 kept[tag] = value
@@ -469,10 +476,11 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
 
 
 def _describing_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    """Texts and colour of a PNG, as they are stored."""
+    """Texts and colour of a PNG, as they are stored; not those that are XMP or EXIF."""
     names = (*PNG_COLOUR, b"tEXt", b"zTXt", b"iTXt")
+    others = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
     chunks = [(name, data) for name, data in _png_chunks(content) if name in names]
-    return [chunk for chunk in chunks if not chunk[1].startswith(b"XML:com.adobe.xmp")]
+    return [chunk for chunk in chunks if not chunk[1].startswith(others)]
 
 
 # --- writing ---------------------------------------------------------------------------------
@@ -492,12 +500,14 @@ def _encode(kind: str, photo: Photo) -> bytes:
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
         options |= {name: metadata[name] for name in ("comment",) if name in metadata}
+        if len(options.get("xmp", b"")) > JPEG_SEGMENT:
+            options.pop("xmp")
     exif = _exif_of_size(metadata.get("exif"), *pixels.shape[:2])
     if kind == "TIFF":
         if xmp := options.pop("xmp", None):
             exif[700] = xmp
         options["tiffinfo"] = exif  # Pillow cannot compress a TIFF that has EXIF
-    elif "exif" in metadata:
+    elif "exif" in metadata and not (kind == "JPEG" and len(exif.tobytes()) > JPEG_SEGMENT):
         options["exif"] = exif.tobytes()
     if kind == "PNG":
         return _encode_png(pixels, options, metadata.get("chunks", []))
@@ -512,6 +522,8 @@ def _exif_of_size(content: bytes | None, height: int, width: int) -> Image.Exif:
     if content is not None:
         exif.load(content)
         folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
+        if INTEROPERABILITY in folder:  # itself, not where it lies in `content`
+            folder[INTEROPERABILITY] = dict(exif.get_ifd(INTEROPERABILITY))
         for tag, side in zip(WIDTH_AND_HEIGHT, (width, height), strict=True):
             if tag in folder:
                 folder[tag] = side

@@ -330,11 +330,13 @@ def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         results / "evaluate_restoration" / "table.csv",
         *sorted(results.glob(f"{UNROLLED}/**/table.csv")),
     ]
-    tables = pd.concat([pd.read_csv(path) for path in paths if path.exists()] or [pd.DataFrame()])
-    if tables.empty:
+    # ReG's training seeds and the unrolled networks' are numbered apart.
+    tables = [pd.read_csv(path) for path in paths if path.exists()]
+    first = [table[table["seed"] == table["seed"].min()] for table in tables]
+    if not first:
         return {}
-    rows = tables[(tables["metric"] == "psnr") & tables["method"].isin(METHODS)]
-    rows = rows[rows["seed"] == rows["seed"].min()]
+    rows = pd.concat(first)
+    rows = rows[(rows["metric"] == "psnr") & rows["method"].isin(METHODS)]
     found = {}
     for name, part in rows.groupby(rows["image"].map(sets)):
         images = part.groupby("method")["image"].agg(frozenset)

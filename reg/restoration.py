@@ -8,6 +8,7 @@ down-sampling are inverted on a larger domain, of which only the photograph was 
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
@@ -30,7 +31,7 @@ from reg.checkpoints import write_whole
 from reg.cpu import AnyNetwork, fuse, keep_freed_memory
 from reg.errors import InputError
 from reg.iterations import settle
-from reg.methods import Networks, arm_folder, iterate
+from reg.methods import Networks, arm_folder, begin, iterate
 from reg.networks import (
     STRIDE,
     best_device,
@@ -101,6 +102,7 @@ VARIANCE = 0.05  # of the values of a photograph, in [0,1]
 POINT = torch.ones(1, 1, dtype=torch.float64)  # the kernel of no blur
 TILE = 1024  # pixels a side of what a network 16 channels wide computes at once
 BYTES_PER_PIXEL = 250  # of the restored image, measured on 12 megapixels
+CONTAINER = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 NEGLIGIBLE = 1e-6  # of the peak of a Gaussian kernel
 REACH = 3  # low-resolution pixels that the filter of `Downsampling` reaches beyond the image
 
@@ -311,15 +313,22 @@ class Restoration:
         network = self.network(noise)
         if height * width * self.factor**2 <= TILE**2:  # else it would be too much
             keep_freed_memory()
-        with inference("auto", best_device()):
-            y = y.to(best_device())
-            if self.method == "denoiser":
-                x = network(y, noise)
-            elif self.method == "unrolled":
-                x = _unroll(degradation, y, noise, network)
-            else:
-                tuned, steps = parameters_of(self.folder), self.iterations
-                x, done = _solve(degradation, y, noise, self.method, network, tuned, steps, notify)
+        try:
+            with inference("auto", best_device()):
+                y = y.to(best_device())
+                if self.method == "denoiser":
+                    x = network(y, noise)
+                elif self.method == "unrolled":
+                    x = _unroll(degradation, y, noise, network)
+                else:
+                    steps, tuned = self.iterations, parameters_of(self.folder)
+                    how = self.method, network, tuned, steps, notify
+                    x, done = _solve(degradation, y, noise, *how)
+        except torch.OutOfMemoryError:  # of a GPU
+            raise InputError(
+                f"image of {width}×{height} pixels: too large for the memory of {best_device()}; "
+                "crop or reduce it, or hide the GPU by CUDA_VISIBLE_DEVICES="
+            ) from None
         if not bool(x.isfinite().all()):
             raise InputError(
                 f"{degradation.task} by {self.method}: diverged; raise sigma, or choose another "
@@ -544,12 +553,24 @@ class Tiled(nn.Module):
 def check_memory(height: int, width: int, factor: int = 1) -> None:
     """InputError if the restored image would not fit: being killed leaves no line at all."""
     needed = BYTES_PER_PIXEL * factor**2 * height * width
-    free = psutil.virtual_memory().available
+    free = _free_memory()
     if needed > free:
         raise InputError(
             f"image of {width}×{height} pixels: needs some {needed / 1e9:.0f} GB of "
             f"memory, {free / 1e9:.0f} GB are free; crop or reduce it"
         )
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still use: those of the machine, or of its container."""
+    free = psutil.virtual_memory().available
+    try:
+        most, used = ((CONTAINER / f"memory.{name}").read_text() for name in ("max", "current"))
+        kept = (CONTAINER / "memory.stat").read_text().split()
+        reclaimable = int(kept[kept.index("inactive_file") + 1])
+        return min(free, int(most) - int(used) + reclaimable)
+    except (OSError, ValueError):  # no container, none with a limit ("max"), or another system
+        return free
 
 
 # --- weights and parameters ------------------------------------------------------------------
@@ -576,9 +597,10 @@ def find_weights(given: str | Path | None = None) -> Path:
     if Path("params.yaml").exists():
         from reg.params import read_params  # its libraries take a while
 
-        folder = read_params().folder("models")
-        if any(folder.glob("**/*.safetensors")):
-            return folder
+        with suppress(InputError):  # that of another project
+            folder = read_params().folder("models")
+            if any(folder.glob("**/*.safetensors")):
+                return folder
     raise InputError(
         "no weights in weights/released or models: run `make reproduce`, which trains them, or "
         "name a folder by --weights"
@@ -760,6 +782,12 @@ def scaled(
     known = tuned if suiting(tuned) else DEFAULTS
     chosen = nearest(degradation, noise, suiting(known))
     parameters, task = dict(known[chosen][method]), parse_task(chosen)
+    needed = begin(method, chosen)
+    if not all(parameters.get(name, 0.0) > 0 for name in needed):
+        raise InputError(
+            f"chosen.json: {method} of {chosen} needs {' and '.join(needed)}, each above 0; run "
+            "`make reproduce`"
+        )
     level, sigma = max(noise, LEAST_NOISE / 255), parameters["sigma"]
     if task.sigma_n:
         sigma *= (level / task.sigma_n) ** (SR_POWER if task.kind == "sr" else 1.0)
@@ -865,20 +893,23 @@ def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
         angle = numbers[2] if len(numbers) == 3 else 0.0
         return _trimmed(gaussian_kernel_from(stds, angle, size))
     if isinstance(given, str | Path):
-        if not Path(given).is_file():
-            raise InputError(
-                f"kernel '{given}': no such file; give psf.png, psf.npy or gaussian:STD"
-            )
         try:
+            if not Path(given).is_file():
+                raise InputError(
+                    f"kernel '{given}': no such file; give psf.png, psf.npy or gaussian:STD"
+                )
             return read_kernel(Path(given))
         except InputError:
             raise
-        # What a damaged file makes of the readers.
+        # What a name too long for a file, or a damaged file, makes of the readers.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{given}: cannot be read as a blur kernel ({reason})") from None
     try:
-        kernel = torch.as_tensor(given, dtype=torch.float64)
+        kernel = torch.as_tensor(given)
+        if kernel.is_complex():
+            raise TypeError
+        kernel = kernel.to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError("kernel: must be a 2-D array, a file or gaussian:STD") from None
     usable = kernel.ndim == 2 and bool((kernel.isfinite() & (kernel >= 0)).all())
@@ -1067,11 +1098,13 @@ def measure(before: Array, after: Array, truth: Array) -> tuple[float, float]:
 def trimmed(truth: Array, before: Array, factor: int = 1) -> Array:
     """``truth`` without the rows and columns beyond a multiple of the factor, as `degrade` does.
 
-    InputError unless it is then ``factor`` times as large as the photograph, and if it is gray and
-    the photograph is not.
+    InputError unless it is then ``factor`` times as large as the photograph, and if one of them is
+    gray and the other is not.
     """
     if _colours(truth) < _colours(before):
         raise InputError("truth: is gray, the photograph has colour; give a truth in colour")
+    if _colours(truth) > _colours(before):
+        raise InputError("truth: has colour, the photograph is gray; give a gray truth")
     height, width = (factor * side for side in before.shape[:2])
     spare = truth.shape[0] - height, truth.shape[1] - width
     if not all(0 <= rest < factor for rest in spare):
@@ -1130,6 +1163,6 @@ def _richest(x: Tensor, side: int = 128) -> tuple[slice, slice]:
     """Rows and columns of the square in which neighbours differ most."""
     side = min(side, *x.shape[-2:])
     detail = F.pad(x.mean(1).diff(dim=-1).abs(), (0, 1))
-    sums = F.avg_pool2d(detail, side, 1)[0]
+    sums = F.avg_pool2d(F.avg_pool2d(detail, (side, 1), 1), (1, side), 1)[0]
     top, left = divmod(int(sums.argmax()), sums.shape[1])
     return slice(top, top + side), slice(left, left + side)

@@ -38,6 +38,7 @@ from reg.networks import (
 )
 
 HEAD = "m_head.weight"  # the one key that every DRUNet has, whatever its size
+BARE = "(bare)"  # what a network without keys or prefix that lead to it is called
 
 # Training checkpoints hold the state of numpy's random generator: an array of plain numbers.
 _reconstruct = np.empty(0).__reduce__()[0]
@@ -115,6 +116,7 @@ def import_weights(source: Path, target: Path, key: str | None = None) -> Networ
     if _is_ours(source):  # torch reads its tensors, but not the form and the scale of G
         raise InputError(f"{source}: is a weights file of this package already; copy it")
     networks = find_networks(_read_torch_file(source))
+    key = "" if key == BARE else key
     if not networks:
         raise InputError(f"{source}: holds no DRUNet: no key is {HEAD}, with or without a prefix")
     if key is None and len(networks) > 1:
@@ -136,7 +138,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _named(networks: Mapping[str, object]) -> str:
-    return ", ".join(name or "(bare)" for name in networks)
+    return ", ".join(name or BARE for name in networks)
 
 
 def _read_torch_file(path: Path) -> Any:
@@ -168,14 +170,19 @@ def find_networks(content: object, name: str = "") -> dict[str, dict[str, Any]]:
     if not isinstance(content, Mapping):
         return {}
     prefixes = [str(key).removesuffix(HEAD) for key in content if str(key).endswith(HEAD)]
-    found = {}
-    for prefix in prefixes:
-        others = tuple(other for other in prefixes if other != prefix)
-        found[_join(name, prefix)] = {
-            str(key).removeprefix(prefix): value
-            for key, value in content.items()
-            if not str(key).startswith(others)
+    # A prefix may begin another one: `net.` and `net.ema.`.
+    owners = {
+        key: max((p for p in prefixes if str(key).startswith(p)), key=len, default=None)
+        for key in content
+    }
+    found = {
+        _join(name, prefix): {
+            str(key).removeprefix(prefix): content[key]
+            for key, owner in owners.items()
+            if owner in (prefix, None)
         }
+        for prefix in prefixes
+    }
     for key, value in content.items():
         found |= find_networks(value, _join(name, str(key)))
     return found
@@ -328,7 +335,8 @@ def download(source: str, target: Path | None = None, sha256: str | None = None)
     Nothing is fetched if `target` (default: weights/<file name>) holds these bytes already; an
     interrupted download goes on where it was, if the server can. The file appears whole and
     checked, or not at all. Raises InputError if the name is unknown, the hash is missing, no hash,
-    or another one than the file's, and if the server or the folder fails.
+    or another one than the file's, if `target` holds anything else, and if the server or the folder
+    fails.
     """
     known = PUBLISHED.get(source)
     if known is None and not source.startswith(("https://", "http://")):
@@ -341,6 +349,10 @@ def download(source: str, target: Path | None = None, sha256: str | None = None)
     pooch.get_logger().setLevel("WARNING")
     # The name holds the hash, so that bytes of different files never mix.
     partial = target.with_name(f"{target.name}.{expected[:8]}.partial")
+    if target.exists() and not _has_hash(target, expected):
+        raise InputError(f"{target}: is another file; remove it, or name another output")
+    if partial.exists() and _has_hash(partial, expected):  # all had come, but for the last moment
+        partial.replace(target)
     try:
         pooch.retrieve(
             url,
@@ -360,6 +372,11 @@ def download(source: str, target: Path | None = None, sha256: str | None = None)
         if partial.exists() and not partial.stat().st_size:
             partial.unlink()
     return target
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from reg.errors import InputError
 from reg.photos import (
@@ -39,7 +39,7 @@ def pixels_of(channels: int, dtype: type, height: int = 13, width: int = 17) -> 
 def exif_bytes() -> bytes:
     exif = Image.Exif()
     exif[271] = "Maker"
-    exif.get_ifd(0x8769).update({33434: (1, 100), 0xA002: 999, 0xA003: 999})
+    exif[0x8769] = {33434: (1, 100), 0xA002: 999, 0xA003: 999, 0xA005: {1: "R98", 2: b"0100"}}
     exif.get_ifd(0x8825).update({1: "N"})
     return exif.tobytes()
 
@@ -77,7 +77,9 @@ def test_depth_alpha_and_metadata_go_through(
     assert back.metadata["xmp"] == XMP
     exif = exif_of(back)
     assert exif[271] == "Maker"
-    assert exif.get_ifd(0x8769) == {33434: (1, 100), 0xA002: 17, 0xA003: 13}
+    assert exif.get_ifd(0xA005) == {1: "R98", 2: b"0100"}
+    described = {**exif.get_ifd(0x8769), 0xA005: ...}  # where that directory lies
+    assert described == {33434: (1, 100), 0xA002: 17, 0xA003: 13, 0xA005: ...}
     assert exif.get_ifd(0x8825) == {1: "N"}
     if suffix != ".webp":
         assert back.metadata["dpi"] == pytest.approx((300, 300), abs=0.01)
@@ -145,6 +147,45 @@ def test_orientation_is_applied_once(orientation: int, suffix: str, tmp_path: Pa
         assert ORIENTATION not in image.getexif()
         assert image.getexif()[271] == "Maker"
         np.testing.assert_array_equal(np.asarray(image), photo.pixels)
+
+
+def test_orientation_in_a_text_of_a_png_is_applied_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = exif.tobytes()
+    texts = PngImagePlugin.PngInfo()  # as ImageMagick writes EXIF
+    texts.add_text(
+        "Raw profile type exif", f"\nexif\n{len(content):8}\n{content.hex()}\n", zip=True
+    )
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.png", pnginfo=texts)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.pixels.shape == (17, 13, 3)
+    write_photo(tmp_path / "b.png", photo)
+    np.testing.assert_array_equal(read_photo(tmp_path / "b.png").pixels, photo.pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_metadata_that_a_format_cannot_hold_are_left_out(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x927C] = bytes(70_000)
+    long = {"exif": exif.tobytes(), "xmp": b"<x:xmpmeta>" + b"a" * 70_000 + b"</x:xmpmeta>"}
+    write_photo(tmp_path / f"a{suffix}", Photo(pixels_of(3, np.uint8), long))
+    kept = read_photo(tmp_path / f"a{suffix}").metadata.keys() & long.keys()
+    assert kept == (set() if suffix == ".jpg" else long.keys())
+
+
+@pytest.mark.parametrize("resolution", [(0, 0), (1, 0), (2**31, 1)])
+def test_a_resolution_that_is_none_does_not_matter(
+    resolution: tuple[int, int], tmp_path: Path
+) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[282] = tags[283] = TiffImagePlugin.IFDRational(*resolution)
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.tif", tiffinfo=tags)
+    photo = read_photo(tmp_path / "a.tif")
+    for suffix in (".png", ".jpg", ".tif", ".webp"):
+        write_photo(tmp_path / f"b{suffix}", photo)
+        found = read_photo(tmp_path / f"b{suffix}").metadata.get("dpi")
+        assert found is None or found == (72, 72)  # which Pillow takes JPEGs to have
 
 
 def test_no_directory_is_added_to_the_description(tmp_path: Path) -> None:
@@ -339,8 +380,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "cmyk.tif": (bytes_of(COLOUR.convert("CMYK"), "TIFF"), "is CMYK; convert it"),
     "lab.tif": (bytes_of(COLOUR.convert("LAB"), "TIFF"), "is LAB; convert it"),
     "float.tif": (bytes_of(COLOUR.convert("F"), "TIFF"), "more than 16 bits"),
-    "floats.tif": (tiff_of(np.float32), "float32 values.; save it with 8 or 16 bits"),
-    "long.tif": (tiff_of(np.uint32), "uint32 values.; save it with 8 or 16 bits"),
+    "floats.tif": (tiff_of(np.float32), "float32.; save it as a PNG of 8 or 16 bits"),
+    "long.tif": (tiff_of(np.uint32), "uint32.; save it as a PNG of 8 or 16 bits"),
     "animated.png": (
         bytes_of(COLOUR, "PNG", save_all=True, append_images=[COLOUR.rotate(90)]),
         "holds 2 images",

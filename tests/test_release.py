@@ -190,6 +190,16 @@ def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
     assert list(part.index) == ["deblur-k5-2.55"]
 
 
+def test_seeds_of_reg_and_of_the_unrolled_networks_are_numbered_apart() -> None:
+    path = Path("results/mine/finetune_unrolled/reg/table.csv")
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "task,method,seed,image,iteration,metric,value\ndeblur-k5-2.55,unrolled-reg,0,b,4,psnr,29\n"
+    )
+    tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+    assert list(tables["bsd, 1 image"].columns) == ["start", "pnp-gd", "unrolled-reg"]
+
+
 @pytest.mark.parametrize(
     ("missing", "part"),
     [

@@ -252,6 +252,28 @@ def test_images_beyond_the_memory_are_refused(weights: Path, monkeypatch: Any) -
         restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
 
 
+def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(restoration, "CONTAINER", tmp_path)
+    free = restoration._free_memory()
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000\nactive_file 7\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert restoration._free_memory() == pytest.approx(free, rel=0.5)
+    (tmp_path / "memory.max").write_text("4000000\n")
+    assert restoration._free_memory() == 1_500_000
+    with pytest.raises(InputError, match=r"of 512×512 pixels: needs some 0 GB .* 0 GB are free"):
+        restoration.check_memory(512, 512)
+
+
+def test_the_memory_of_a_gpu_ends_in_one_line(weights: Path, monkeypatch: Any) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Restoration, "network", lambda *_: full)
+    with pytest.raises(InputError, match="too large for the memory of"):
+        restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
+
+
 # --- unrolled networks -----------------------------------------------------------------------
 
 
@@ -334,10 +356,14 @@ def test_noise_that_no_unrolled_network_suits_is_refused_before_any_work(
             Restoration.of(**{"task": "sr", **task}, method="unrolled", weights=weights)
 
 
-def test_sheets_of_an_interrupted_run_are_drawn_again(album: Path, weights: Path) -> None:
+def test_sheets_of_an_interrupted_run_are_drawn_again(
+    album: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     how = ("--task", "denoise", "--weights", weights, "--sigma", 5, "--compare")
-    assert call("restore", "album/a.png", "-o", "out", *how).exit_code == 0
-    Path("out/a.png").unlink()
+    with monkeypatch.context() as patch:  # what is written last says that all of it is done
+        patch.setattr("reg.photos.write_whole", lambda *_: 1 / 0)
+        assert call("restore", "album/a.png", "-o", "out", *how).exit_code == 1
+    assert [path.name for path in Path("out").iterdir()] == ["a-compare.png"]
     again = call("restore", "album/a.png", "-o", "out", *how, "--skip-existing")
     assert (again.exit_code, Path("out/a.png").exists()) == (0, True)
 
@@ -480,6 +506,26 @@ def test_tuned_parameters_are_found_beside_the_models(tmp_path: Path) -> None:
             parameters_of(models)
 
 
+@pytest.mark.parametrize("given", [{}, {"sigma": 2.0}, {"sigma": 0.0, "curvature": 800.0}])
+def test_parameters_that_are_none_are_named(given: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=r"chosen\.json: pnp-gd of sr-x2-2\.55 needs sigma and"):
+        scaled(Degradation("sr", factor=2), 0.01, "pnp-gd", {"sr-x2-2.55": {"pnp-gd": given}})
+
+
+def test_a_gray_photograph_has_a_gray_truth() -> None:
+    gray, colour = np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(InputError, match="truth: has colour, the photograph is gray"):
+        restoration.trimmed(colour, gray)
+    assert restoration.trimmed(gray, gray) is not None
+
+
+def test_the_richest_part_is_where_neighbours_differ_most() -> None:
+    x = torch.zeros(1, 3, 200, 300)
+    x[..., 50:170, 130:250:2] = 1.0
+    rows, columns = restoration._richest(x, 120)
+    assert (rows, columns) == (slice(50, 170), slice(129, 249))
+
+
 def test_noise_is_estimated() -> None:
     pytest.importorskip("pywt")
     for sigma in (5, 20):
@@ -549,6 +595,8 @@ def test_known_pixels_stay_in_noise_free_inpainting(weights: Path) -> None:
         ({"task": "inpaint", "mask": "nowhere.png"}, "nowhere.png: cannot be read"),
         ({"task": "inpaint", "mask": [[1, 1], [1]]}, "mask: is no array"),
         ({"task": "deblur", "kernel": [[1, 1], [1]]}, "kernel: must be a 2-D array"),
+        ({"task": "deblur", "kernel": [[1j, 1]]}, "kernel: must be a 2-D array"),
+        ({"task": "deblur", "kernel": "x" * 300}, "cannot be read as a blur kernel"),
         ({"task": "deblur", "kernel": ""}, "kernel '': no such file; give .* or gaussian:STD"),
         ({"task": "deblur", "kernel": "gaussian"}, "'gaussian': no such file; .* gaussian:STD"),
         ({"task": "denoise", "weights": "nowhere"}, "nowhere: no such folder"),

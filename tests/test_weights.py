@@ -246,6 +246,15 @@ def test_several_networks_need_a_choice() -> None:
     assert_same(official(3), network.network.state_dict())
 
 
+def test_a_prefix_may_begin_another_one() -> None:
+    for outer, inner in (("", "ema."), ("net.", "net.ema.")):
+        torch.save(prefixed(outer, official(4)) | prefixed(inner, official(3)), "given.pth")
+        keys = {outer.rstrip(".") or "(bare)": 4, inner.rstrip("."): 3}
+        for key, inputs in keys.items():
+            network = import_weights(Path("given.pth"), Path("out.safetensors"), key)
+            assert_same(official(inputs), network.network.state_dict())
+
+
 def test_a_key_that_is_not_there() -> None:
     torch.save({"params": official()}, "given.pth")
     refused(
@@ -815,13 +824,28 @@ def test_a_partial_file_with_wrong_bytes_does_no_harm(server: Server) -> None:
     assert download(f"{server.url}/file.pth", sha256=SHA256).read_bytes() == CONTENT
 
 
-def test_a_wrong_hash_leaves_what_was_there(server: Server) -> None:
+def test_a_wrong_hash_leaves_nothing(server: Server) -> None:
+    wrong = "0" * 64
+    refused(lambda: download(f"{server.url}/file.pth", sha256=wrong), "/file.pth", wrong, SHA256)
+    assert files() == []
+
+
+def test_another_file_is_not_overwritten(server: Server) -> None:
     target = Path("kept.pth")
     target.write_bytes(b"before")
-    wrong = "0" * 64
-    refused(lambda: download(f"{server.url}/file.pth", target, wrong), "/file.pth", wrong, SHA256)
+    refused(lambda: download(f"{server.url}/file.pth", target, SHA256), "kept.pth: is another file")
     assert target.read_bytes() == b"before"
     assert files() == ["kept.pth"]
+    assert not server.asked
+
+
+def test_a_download_that_only_lacked_its_name_is_not_repeated(server: Server) -> None:
+    partial = Path("weights", f"file.pth.{SHA256[:8]}.partial")
+    partial.parent.mkdir()
+    partial.write_bytes(CONTENT)
+    assert download(f"{server.url}/file.pth", sha256=SHA256).read_bytes() == CONTENT
+    assert files() == ["weights/file.pth"]
+    assert not server.asked
 
 
 def test_a_missing_file(server: Server) -> None:
