@@ -1,8 +1,9 @@
 """Unfinished work on disk: written whole or not at all, keyed by all that decides the result.
 
 It lives in `.checkpoints/<key>/`, outside what DVC manages, because DVC deletes a stage's outputs
-before it runs; it is removed when DVC has them. The environment variable REG_CHECKPOINTS names
-another folder, which experiments that DVC runs in folders of their own then share.
+before it runs. What is finished is removed by the next stage, for DVC takes the outputs of a stage
+into its cache only after it has ended, and may fail (a full disk). The environment variable
+REG_CHECKPOINTS names another folder, which experiments that DVC runs in folders of their own share.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from reg.errors import InputError
 CHECKPOINTS = Path(os.environ.get("REG_CHECKPOINTS", ".checkpoints"))
 CODE = Path(__file__).parent
 LONGEST = 200  # bytes of a cell's name in that of its file
+HANDED_OVER = "handed-over"  # the file that marks finished work
 
 State = dict[str, Any]
 
@@ -35,7 +37,7 @@ def fingerprint(name: str, *parts: object, files: Sequence[Path] = ()) -> str:
     """
     given = [torch.__version__, name, *parts]
     digest = hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode())
-    for path in [*files, *_code_of(name.partition("-")[0])]:
+    for path in [*files, *_code_of(stage_of(name))]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"{name}-{digest.hexdigest()[:16]}"
 
@@ -135,10 +137,25 @@ def forget(key: str) -> None:
 
 
 def hand_over(key: str) -> None:
-    """`forget` a stage's work once its outputs are written, and DVC is there to take them.
+    """Mark a stage's work as finished, once its outputs are written and DVC is there to take them.
 
     Of a stage that torchrun or srun runs DVC knows nothing: the `dvc repro` that follows deletes
     the outputs before it runs the stage, which then has them again from this work, in seconds.
     """
-    if "DVC_STAGE" in os.environ:  # DVC sets it for every command
-        forget(key)
+    folder = CHECKPOINTS / key
+    if "DVC_STAGE" in os.environ and folder.is_dir():  # DVC sets it for every command
+        (folder / HANDED_OVER).touch()
+
+
+def forget_handed_over(stage: str) -> None:
+    """`forget` what other stages handed over to DVC: it has that, or it would run them again."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    for mark in CHECKPOINTS.glob(f"*/{HANDED_OVER}"):
+        if stage_of(key := mark.parent.name) != stage_of(stage):
+            forget(key)
+
+
+def stage_of(name: str) -> str:
+    """`train_reg` of `train_reg@updated`, and of the key `train_reg-updated-0-<hash>`."""
+    return name.partition("@")[0].partition("-")[0]

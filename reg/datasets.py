@@ -444,6 +444,9 @@ def _images_in(root: Path, folder: str, role: str) -> list[Source]:
         for file in place.iterdir()
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     )
+    for file in files:
+        if any("\ud800" <= letter <= "\udfff" for letter in file.name):  # bytes that are no text
+            raise InputError(f"folders.{role}: {place} holds {file.name!a}: rename it in UTF-8")
     if not files:
         raise InputError(
             f"folders.{role}: {place} holds no image ({', '.join(sorted(SUFFIXES))}): "
@@ -547,7 +550,9 @@ def _check_duplicates(measured: Mapping[Source, Measured]) -> None:
 
 def _row_in_place(output: Path, source: Source, known: Measured) -> Row:
     # An absolute data.root stays absolute; a relative one moves with the checkout.
-    path = source.file if source.file.is_absolute() else Path(os.path.relpath(source.file, output))
+    path = source.file
+    if not path.is_absolute():  # `output` may be a link to another disk
+        path = Path(os.path.relpath(path.absolute(), output.resolve()))
     return Row(
         source.name,
         source.role,

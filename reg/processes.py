@@ -106,14 +106,17 @@ def start_others() -> list[subprocess.Popen[bytes]]:
         )
         for rank in range(1, count)
     ]
-    atexit.register(_end, others)
+    atexit.register(end_others)
     return others
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
+def end_others() -> int:
+    """End the copies of this stage, where `start_others` was called; how many there were."""
+    others = start_others() if start_others.cache_info().currsize else []
+    for process in others:
         process.terminate()
         process.wait()
+    return len(others)
 
 
 def _take(key: str, cells: Mapping[str, Callable[[], State]], title: str, wait: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reg.checkpoints import code_paths
+from reg.checkpoints import code_paths, write_whole
 from reg.networks import best_device, resolve_precision
 from reg.params import Params
 
@@ -69,9 +69,8 @@ def account(params: Params, stage: str, seconds: float, peak_memory_mb: int) -> 
     report may have run on several machines.
     """
     path = ACCOUNTS / params.profile / f"{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     taken = {"seconds": seconds, "peak_memory_mb": peak_memory_mb, "machine": machine()}
-    path.write_text(json.dumps(taken) + "\n")
+    write_whole(path, f"{json.dumps(taken)}\n".encode())
 
 
 def write_provenance(params: Params, path: Path) -> None:
@@ -103,7 +102,7 @@ def write_provenance(params: Params, path: Path) -> None:
         },
     }
     text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, f"{text}\n".encode())
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from torch import Tensor
 
-from reg.checkpoints import fingerprint
+from reg.checkpoints import fingerprint, forget_handed_over
 from reg.console import fail, say
 from reg.cpu import keep_freed_memory
 from reg.datasets import load_images
@@ -20,6 +20,7 @@ from reg.evaluation import Job
 from reg.methods import Networks, canonical, load_networks, retrained, schedules
 from reg.networks import best_device, resolve_precision
 from reg.params import Params, read_params
+from reg.processes import end_others
 from reg.provenance import account
 
 TRAINED = ("pretrain", "train_reg", "train_gs")
@@ -35,16 +36,27 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
     try:
         params = read_params()
         say(f"[{name}] profile {params.profile}")
+        forget_handed_over(name)
         output = work(params)
+        # Since the process began, so that imports count.
+        seconds = round(time.time() - psutil.Process().create_time(), 1)
+        peak_memory_mb = _peak_memory()
+        account(params, name, seconds, peak_memory_mb)
     except InputError as error:
         fail(error)
     except FileNotFoundError as error:
         fail(InputError(f"{error.filename}: no such file; run `dvc repro {name}`, which makes it"))
-    # Since the process began, so that imports count.
-    seconds = round(time.time() - psutil.Process().create_time(), 1)
-    peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    account(params, name, seconds, peak_memory_mb)
     say(f"[{name}] done in {seconds} s, peak memory {peak_memory_mb} MB: {output}")
+
+
+def _peak_memory() -> int:
+    """In MB, of this process and of the copies that it started, which end here."""
+    copies = end_others()
+    own, of_copy = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return int(own + copies * of_copy) // 1024
 
 
 def part(stage: str, known: Sequence[str]) -> str:
@@ -102,6 +114,14 @@ def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:
     return Inputs(
         load_images(manifest, role),
         load_networks(models),
-        json.loads(chosen[0].read_text()) if tuned else {},
+        _read_chosen(chosen[0]) if tuned else {},
         fingerprint(stage, params.seed, section, files=[manifest, *chosen, *weights]),
     )
+
+
+def _read_chosen(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    try:
+        chosen: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); run `dvc repro -f tune`") from None
+    return chosen

@@ -29,7 +29,7 @@ from lightning_fabric.wrappers import _FabricModule
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from reg.checkpoints import CHECKPOINTS, State, load_state, save_state
+from reg.checkpoints import CHECKPOINTS, HANDED_OVER, State, load_state, save_state
 from reg.console import LiveLog, Row, progress, say
 from reg.errors import InputError
 from reg.networks import Precision, best_device, resolve_precision
@@ -321,7 +321,8 @@ def _say_where(run: Run, folder: Path) -> None:
         return
     any_hash = folder.name.rpartition("-")[0] + "-" + 16 * "[0-9a-f]"
     for other in sorted(folder.parent.glob(any_hash)):
-        if other != folder and any(other.glob(CHECKPOINT)):
+        finished = (other / HANDED_OVER).exists()
+        if other != folder and any(other.glob(CHECKPOINT)) and not finished:
             say(
                 f"  {run.title}: {other} is of other code, data, parameters or precision; to go on "
                 f"with it, stop this run and `rm -r {folder} && mv {other} {folder}`"

@@ -14,6 +14,7 @@ from reg.checkpoints import (
     fingerprint,
     finished_cell,
     forget,
+    forget_handed_over,
     hand_over,
     load_state,
     save_state,
@@ -268,9 +269,23 @@ def test_work_is_handed_over_to_dvc_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("DVC_STAGE", raising=False)
     hand_over("key")
     assert_is_the_state(load_state(CHECKPOINTS / "key" / "a.pt"))
-    monkeypatch.setenv("DVC_STAGE", "tune")
-    hand_over("key")
-    assert not (CHECKPOINTS / "key").exists()
+    forget_handed_over("ablate")
+    assert (CHECKPOINTS / "key" / "a.pt").exists()
+
+
+def test_handed_over_work_lasts_until_another_stage_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    # DVC may fail to take the outputs; then it runs the same stage again.
+    keys = ("train_reg-updated-0-1f", "train_reg-fixed-0-2e", "train_gs-3d")
+    for key in keys:
+        finished_cell(key, "a", lambda: STATE)
+    monkeypatch.setenv("DVC_STAGE", "train_reg@updated")
+    hand_over(keys[0])
+    hand_over("tune-of-which-nothing-lies-here")
+    forget_handed_over("train_reg@updated")
+    forget_handed_over("train_reg@fixed")
+    assert all((CHECKPOINTS / key / "a.pt").exists() for key in keys)
+    forget_handed_over("train_gs")
+    assert [path.name for path in sorted(CHECKPOINTS.iterdir())] == [keys[2], keys[1]]
 
 
 def test_another_folder_can_be_named_by_the_environment(tmp_path: Path) -> None:

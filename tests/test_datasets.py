@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 import tracemalloc
 from collections import Counter
@@ -150,6 +151,22 @@ def test_relative_root_is_found_from_anywhere(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert len(load_training_arrays(tmp_path / "data/out/manifest.csv")) == 8
+
+
+def test_relative_root_is_found_from_a_folder_on_another_disk(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far" / "away" / "disk").mkdir(parents=True)
+    Path("data").symlink_to("far/away/disk")
+    manifest = run(Path("data/out"), root=Path(root.name), folders=FOLDERS)
+    assert len(load_training_arrays(manifest)) == 8
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, root: Path) -> None:
+    (root / "photos" / "0.png").rename(root / "photos" / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(InputError, match=r"photos holds 'caf\\udce9\.png': rename it in UTF-8"):
+        run(tmp_path / "out", root=root, folders=FOLDERS)
 
 
 def test_upright_size_of_a_turned_photograph(tmp_path: Path, root: Path) -> None:
