@@ -39,10 +39,10 @@ Restored by `reg restore` with the released weights from a motion blur of 15 pix
 Each row is one way to train G, at equal compute: as many pixels of crops as 300 iterations of 16
 crops of 64², from the same pre-trained D. The reference is a plain G = s·N(x), N from random
 weights, with s = 20, λ = 1 and rate 2.5e-3; each row says what it changes. "residual, from D" is
-G = s·(x − N(x)) with N from D's weights, by which it begins as the gradient of RED. Shown is the
-PSNR of PnP-GD on the validation images, its two parameters tuned for each row, minus that of the
-reference; a mark at the left edge lies beyond it, its value is in [recipes.csv](recipes.csv). One
-training seed. By `python -m benchmarks.recipes`.
+G = s·(x − N(x)) with N from D's weights, by which it begins as the gradient of RED with D told no
+noise. Shown is the PSNR of PnP-GD on the validation images, its two parameters tuned for each row,
+minus that of the reference; a mark at the left edge lies beyond it, its value is in
+[recipes.csv](recipes.csv). One training seed. By `python -m benchmarks.recipes`.
 """
 Row = dict[str, Any]
 

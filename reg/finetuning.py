@@ -45,6 +45,7 @@ from reg.unrolled import EndToEnd, Unrolled, UnrolledObjective
 
 Start = Literal["reg", "denoiser", "random", "end-to-end"]
 Restore = Unrolled | EndToEnd
+RESIDUAL_SCALE = 200.0  # RED's 1/σ² at σ = 18/255
 STEPS_COLUMNS = ["task", "trained", "steps", "image", "psnr"]
 
 
@@ -146,8 +147,9 @@ def begin(
     """The G with which an unrolled network begins, always of the same size.
 
     - ``reg``: `weights`, the trained G, as it is;
-    - ``denoiser``: G = s·(x − N(x)), N being `weights`, the pre-trained D: the form in which D's
-      own weights are a regularizing gradient, that of RED;
+    - ``denoiser``: G = s·(x − N(x)), N being `weights`, the pre-trained D told no noise: the form
+      in which D's own weights are a regularizing gradient, that of RED. Of a plain `form` the
+      `scale` means another thing, and s is `RESIDUAL_SCALE`;
     - ``random``, and ``end-to-end`` for its N: `form` and `scale` s, of D's size, weights drawn
       from `seed`.
     """
@@ -155,7 +157,8 @@ def begin(
         return deepcopy(weights)
     size = weights.network
     if start == "denoiser":
-        regularizer = Regularizer(size.channels, size.blocks, "residual", scale)
+        of_residual = scale if form == "residual" else RESIDUAL_SCALE
+        regularizer = Regularizer(size.channels, size.blocks, "residual", of_residual)
         start_from_denoiser(regularizer, weights)
     else:
         regularizer = Regularizer(size.channels, size.blocks, form, scale)

@@ -21,18 +21,19 @@ from reg.networks import (
     write_weights,
 )
 
-# Activations of a trained D are of the order of 0.1: on this scale their kinks become smooth.
+# Activations of a trained D are of the order of 0.1: on this scale their kinks become small.
 SMOOTHNESS = 0.005
 
 
 class GradientStepDenoiser(nn.Module):
-    """D_σ(z) = z − ∇g_σ(z) with g_σ(z) = ½‖z − N_σ(z)‖², N_σ a DRUNet with smooth activations.
+    """D_σ(z) = z − ∇g_σ(z) with g_σ(z) = ½‖z − N_σ(z)‖², N_σ a DRUNet without kinks.
 
-    g_σ must be differentiable, with a Lipschitz gradient. The authors take ELU; here ReLU becomes
-    α·h(x/α), α = 0.005, with h(t) = t·min(max(t + 3, 0), 6)/6 ("hard swish"): its derivative is
-    continuous and piecewise linear, it costs no more than ReLU, and it is so close to ReLU that the
-    weights of a trained D can start it. A bias-free network with these activations is α·N(z/α), N
-    having h itself, which is how it is computed.
+    The authors' proof asks for a g_σ with Lipschitz gradient, and they take ELU. Here ReLU becomes
+    α·h(x/α), α = 0.005, with h(t) = t·min(max(t + 3, 0), 6)/6 ("hard swish"), which costs no more
+    than ReLU, and is so close to it that the weights of a trained D can start it. Its derivative is
+    piecewise linear and jumps by ½ at ±3, so ∇g_σ is Lipschitz only in pieces: that the objective
+    falls is by backtracking, and the theorem on its limits does not hold to the letter. A bias-free
+    network with these activations is α·N(z/α), N having h itself, which is how it is computed.
 
     z: (N,3,H,W), values about [0,1]; sigma: a float or a tensor of N values in the units of z.
     """

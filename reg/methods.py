@@ -291,7 +291,7 @@ def _admm(bounds: tuple[float, float]) -> Method:
 # `pnp-gd` is the method; the other three follow the same gradient by other schedules. For equal
 # terms its bounds are those of RED, PnP-ADMM and PnP-HQS as well. Without bounds, as published, are
 # the schedules of the paper's equation and of the official code, `pnp-admm-unbounded`, PnP-PGD,
-# which gains no more than 0.2 dB by them, on validation images, where it is a dB or more behind,
+# some of whose runs fall for want of them (by 0.5 dB in the mean, in inpainting; it stays behind),
 # and GS-PnP and TV, whose proximal steps have no closed form within them.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(
@@ -343,8 +343,8 @@ ABLATION = (
 def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
     """Parameters of the four schedules of PnP-GD for one task, from the σ and c tuned for `pnp-gd`.
 
-    Adam takes the official rate of the task. Since c exceeds 0.72 L where `pnp-gd` is stable, the
-    plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, stays below its bound 2/(‖A‖² + σ²L). Where there is
+    Adam takes the official rate of the task. The plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, is
+    below its bound 2/(‖A‖² + σ²L) as long as L < 1.43 c + 0.43/σ². Where there is
     no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there Adam and
     the plain step, whose speed it decides, take the official 1/255, and the four no longer share
     their fixed points.

@@ -79,8 +79,9 @@ def paired_difference(
     1, 2007); the interval is the central `level` of the resampled means (Efron & Tibshirani, An
     Introduction to the Bootstrap, 1993, ch. 13), which of few images is too narrow, so either side
     is longer by what Student's t with n - 1 degrees of freedom and the factor √(n/(n-1)) ask
-    (Hesterberg, The American Statistician 69, 2015). Differences are taken per image first, so
-    that what is hard about an image cancels.
+    (Hesterberg, The American Statistician 69, 2015). For few seeds nothing is longer: where they
+    differ as much as images do, three of them cover 80 % instead of 95. Differences are taken per
+    image first, so that what is hard about an image cancels.
 
     Args:
         a, b: finite numbers by seed and image, shape (seeds, n) or, of one seed, (n,), both in

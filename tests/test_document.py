@@ -187,7 +187,7 @@ def test_the_abstract_counts_what_was_run(text: str) -> None:
     # Two files of the same weights are one network.
     assert "weights of 1 network are behind this document (training seeds 0, 1)" in abstract
     assert "2 methods were compared in 1 restoration task on 4 test images" in abstract
-    assert "written before the first result; where one was changed afterwards" in abstract
+    assert "written before the first result; all have been changed since" in abstract
     assert abstract.count("Only 4 images") == 1
 
 

@@ -13,6 +13,7 @@ from reg import finetuning
 from reg.errors import InputError
 from reg.evaluation import restoration_validation
 from reg.finetuning import (
+    RESIDUAL_SCALE,
     Bench,
     Plan,
     Training,
@@ -24,7 +25,7 @@ from reg.finetuning import (
 )
 from reg.iterations import pnp_gd
 from reg.metrics import psnr
-from reg.networks import Denoiser, Regularizer, initialise
+from reg.networks import Denoiser, Form, Regularizer, initialise
 from reg.problems import make_problem
 from reg.training import DivergenceError, Recipe, seeded
 from reg.unrolled import EndToEnd, Unrolled
@@ -90,11 +91,12 @@ def test_reg_begins_with_a_copy_of_the_trained_weights() -> None:
     assert not torch.equal(weights(found), weights(source))
 
 
-def test_denoiser_begins_as_the_residual_of_red() -> None:
+@pytest.mark.parametrize(("form", "scale"), [("residual", 20.0), ("plain", RESIDUAL_SCALE)])
+def test_denoiser_begins_as_the_residual_of_red(form: Form, scale: float) -> None:
     source, image = denoiser(), images(1, 24)["image 0"]
-    found = begin(source, "denoiser", "plain", 20.0, 0)
+    found = begin(source, "denoiser", form, 20.0, 0)  # of the plain form 20 means another thing
     with torch.no_grad():
-        torch.testing.assert_close(found(image), 20.0 * (image - source(image, 0.0)))
+        torch.testing.assert_close(found(image), scale * (image - source(image, 0.0)))
 
 
 @pytest.mark.parametrize("start", ["random", "end-to-end"])

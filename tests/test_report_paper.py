@@ -102,7 +102,7 @@ def test_the_table_has_what_was_done_here_and_there(models: Path, active: Profil
     }
     assert table.loc["Weights of G", "paper"] == "32,640,384"
     assert table.loc["λ", "paper"] == "0.004"
-    assert table.loc["Test images", "paper"] == "not stated"
+    assert table.loc["Training seeds", "paper"] == "not stated"
 
 
 def test_imported_networks_have_no_training_here(models: Path, active: Profile) -> None:

@@ -311,7 +311,7 @@ def test_parts_go_down_where_they_are_many() -> None:
     deep = {"inpaint-20": {"psnr": {"last": {"original": 26.53, "updated": 25.0}, "verdict": "no"}}}
     table = web.parts_table(deep)
     assert table.header == ["", "Inpainting 20 %"]
-    assert table.rows[0] == ["PSNR, last, original D", "26.530"]
+    assert table.rows[0] == ["PSNR, last (dB), original D", "26.530"]
     wide = {f"deblur-k{k}-2.55": {"difference": -0.5} for k in range(3)}
     assert web.parts_table(wide).header == ["", "Difference"]
     assert web.parts_table({"rival": "red"}).rows == [["Best rival", "RED"]]

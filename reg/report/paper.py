@@ -32,12 +32,12 @@ PAPER = {
     "Training of G and D": "800,000 × 16 crops of 128²",
     "λ": "0.004",
     "Form of G": "plain",
-    "Start of G": NOT_STATED,
+    "Start of G": "random weights",
     "Deblurring kernels": "k5, k7",
     "Deblurring noise σₙ (/255)": "three levels, not stated which",
     "Super-resolution": "×2, others not stated",
     "Inpainting, pixels known": "20 %, 10 %",
-    "Test images": NOT_STATED,
+    "Test images": "CBSD68, Set5 (named by the code)",
     "Training seeds": NOT_STATED,
 }
 

@@ -219,7 +219,7 @@ def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -
         f"same ReG: mean over {table['image'].nunique()} test images and "
         f"{table['seed'].nunique()} fine-tuning seeds. Passes: how often the network is run for "
         "one image, which its time is proportional to. Gain: PSNR minus that of the random start, "
-        "paired by seed and image, with its 95 % interval.",
+        "random weights in the form of ReG's G, paired by seed and image, with its 95 % interval.",
         ("Method", "Passes", "PSNR (dB)", "Gain (dB)", "SSIM"),
         tuple(blocks),
         task_means(rows),
@@ -263,8 +263,9 @@ def worth_sheet(logs: Logs) -> Sheet:
     return Sheet(
         "worth",
         "What pre-training is worth: training iterations after which the unrolled network from "
-        "random weights has the validation PSNR that the one from ReG has. Mean curves over "
-        f"{seeds} fine-tuning seeds, between their points on a line.",
+        "random weights, in the form of ReG's G, has the validation PSNR that the one from ReG has "
+        f"(in the form s(x − N(x)) it first must learn not to darken). Mean curves over {seeds} "
+        "fine-tuning seeds, between their points on a line.",
         ("ReG's iteration", "PSNR (dB)", "Random needs"),
         tuple(blocks),
         pd.DataFrame(numbers, columns=["task", "reg_iteration", "psnr", "random_iteration"]),

@@ -51,8 +51,8 @@ WORDS = (
     ),
     (
         "GS-PnP",
-        "a plug-and-play method whose denoiser is built to be a gradient step, so that convergence "
-        "is guaranteed (Hurault, Leclaire and Papadakis 2022).",
+        "a plug-and-play method whose denoiser is built to be a gradient step, so that its "
+        "objective falls at every iteration (Hurault, Leclaire and Papadakis 2022).",
     ),
     (
         "TV",
