@@ -144,11 +144,14 @@ def hand_over(key: str) -> None:
     """
     folder = CHECKPOINTS / key
     if "DVC_STAGE" in os.environ and folder.is_dir():  # DVC sets it for every command
-        (folder / HANDED_OVER).touch()
+        write_whole(folder / HANDED_OVER, b"")
 
 
 def forget_handed_over(stage: str) -> None:
-    """`forget` what other stages handed over to DVC: it has that, or it would run them again."""
+    """`forget` what other stages handed over: `dvc repro` goes on to the next stage with it.
+
+    (Not where it is told to go on in spite of failures, by `-k`.)
+    """
     if "DVC_STAGE" not in os.environ:
         return
     for mark in CHECKPOINTS.glob(f"*/{HANDED_OVER}"):

@@ -128,7 +128,7 @@ def _take(key: str, cells: Mapping[str, Callable[[], State]], title: str, wait: 
                 raise SystemExit(1)
             try:
                 lock = cell_path(key, name).with_suffix(".lock").open("a")
-            except FileNotFoundError:  # the first has gathered everything and removed the folder
+            except FileNotFoundError:  # the first never made the folder, or removed it
                 return
             with lock:
                 if _locked(lock, wait) and not cell_path(key, name).exists():

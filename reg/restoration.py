@@ -7,8 +7,8 @@ down-sampling are inverted on a larger domain, of which only the photograph was 
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
@@ -102,7 +102,12 @@ VARIANCE = 0.05  # of the values of a photograph, in [0,1]
 POINT = torch.ones(1, 1, dtype=torch.float64)  # the kernel of no blur
 TILE = 1024  # pixels a side of what a network 16 channels wide computes at once
 BYTES_PER_PIXEL = 250  # of the restored image, measured on 12 megapixels
-CONTAINER = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+# Where Linux says what a container may use and uses, in either version of its control groups.
+CONTAINER = Path("/sys/fs/cgroup")
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 NEGLIGIBLE = 1e-6  # of the peak of a Gaussian kernel
 REACH = 3  # low-resolution pixels that the filter of `Downsampling` reaches beyond the image
 
@@ -300,7 +305,8 @@ class Restoration:
     def network(self, noise: float) -> Callable[..., Tensor]:
         """The network for a noise level in [0,1] units; InputError if there is none."""
         file = network_file(self.folder, self.method, self.degradation, noise)
-        return load(file, file.stat().st_mtime_ns if file.exists() else 0)
+        with _within_the_memory_of_a_gpu():
+            return load(file, file.stat().st_mtime_ns if file.exists() else 0)
 
     def run(self, image: Array, notify: Notify | None = None) -> Restored:
         """Restore one photograph; see `restore`."""
@@ -313,22 +319,15 @@ class Restoration:
         network = self.network(noise)
         if height * width * self.factor**2 <= TILE**2:  # else it would be too much
             keep_freed_memory()
-        try:
-            with inference("auto", best_device()):
-                y = y.to(best_device())
-                if self.method == "denoiser":
-                    x = network(y, noise)
-                elif self.method == "unrolled":
-                    x = _unroll(degradation, y, noise, network)
-                else:
-                    steps, tuned = self.iterations, parameters_of(self.folder)
-                    how = self.method, network, tuned, steps, notify
-                    x, done = _solve(degradation, y, noise, *how)
-        except torch.OutOfMemoryError:  # of a GPU
-            raise InputError(
-                f"image of {width}×{height} pixels: too large for the memory of {best_device()}; "
-                "crop or reduce it, or hide the GPU by CUDA_VISIBLE_DEVICES="
-            ) from None
+        with _within_the_memory_of_a_gpu(), inference("auto", best_device()):
+            y = y.to(best_device())
+            if self.method == "denoiser":
+                x = network(y, noise)
+            elif self.method == "unrolled":
+                x = _unroll(degradation, y, noise, network)
+            else:
+                tuned, steps = parameters_of(self.folder), self.iterations
+                x, done = _solve(degradation, y, noise, self.method, network, tuned, steps, notify)
         if not bool(x.isfinite().all()):
             raise InputError(
                 f"{degradation.task} by {self.method}: diverged; raise sigma, or choose another "
@@ -337,6 +336,17 @@ class Restoration:
         if degradation.mask is not None and noise == 0:
             x = torch.where(degradation.mask.to(y.device), y, x)
         return Restored(to_array(x.cpu(), alpha, image), 255 * noise, done)
+
+
+@contextmanager
+def _within_the_memory_of_a_gpu() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"the memory of {best_device()} is full; crop or reduce the image, or hide the GPU by "
+            "CUDA_VISIBLE_DEVICES="
+        ) from None
 
 
 def _solve(
@@ -564,13 +574,13 @@ def check_memory(height: int, width: int, factor: int = 1) -> None:
 def _free_memory() -> int:
     """Bytes that this process may still use: those of the machine, or of its container."""
     free = psutil.virtual_memory().available
-    try:
-        most, used = ((CONTAINER / f"memory.{name}").read_text() for name in ("max", "current"))
-        kept = (CONTAINER / "memory.stat").read_text().split()
-        reclaimable = int(kept[kept.index("inactive_file") + 1])
-        return min(free, int(most) - int(used) + reclaimable)
-    except (OSError, ValueError):  # no container, none with a limit ("max"), or another system
-        return free
+    for files in LIMITS:
+        # No such version, a container without a limit ("max"), or another system.
+        with suppress(OSError, ValueError):
+            most, used, kept = ((CONTAINER / file).read_text() for file in files)
+            reclaimable = int(kept.split()[kept.split().index("inactive_file") + 1])
+            free = min(free, int(most) - int(used) + reclaimable)
+    return free
 
 
 # --- weights and parameters ------------------------------------------------------------------
@@ -906,10 +916,9 @@ def to_kernel(given: Array | Tensor | str | Path) -> Tensor:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{given}: cannot be read as a blur kernel ({reason})") from None
     try:
-        kernel = torch.as_tensor(given)
-        if kernel.is_complex():
+        if torch.as_tensor(given).is_complex():
             raise TypeError
-        kernel = kernel.to("cpu", torch.float64)
+        kernel = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise InputError("kernel: must be a 2-D array, a file or gaussian:STD") from None
     usable = kernel.ndim == 2 and bool((kernel.isfinite() & (kernel >= 0)).all())

@@ -50,7 +50,7 @@ def run(name: str, work: Callable[[Params], Path]) -> None:
 
 
 def _peak_memory() -> int:
-    """In MB, of this process and of the copies that it started, which end here."""
+    """At most, in MB, of this process and of the copies that it started, which end here."""
     copies = end_others()
     own, of_copy = (
         resource.getrusage(who).ru_maxrss
@@ -123,5 +123,5 @@ def _read_chosen(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     try:
         chosen: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); run `dvc repro -f tune`") from None
+        raise InputError(f"{path}: is damaged ({error}); run `dvc repro tune`") from None
     return chosen

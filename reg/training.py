@@ -210,9 +210,9 @@ def train(
 
     Every crop has its own generator, a function of (seed, iteration, place in the batch), so the
     state of a run is its weights, their average, Adam's moments and what was counted. Checkpoints
-    in `.checkpoints/<checkpoint>/` resume it exactly; the caller removes them by
-    `checkpoints.forget` once the results are written. They are written after each validation, and
-    when SIGINT or SIGTERM ends the run, which it does by SystemExit after the iteration at hand.
+    in `.checkpoints/<checkpoint>/` resume it exactly; the caller hands them over, by
+    `checkpoints.hand_over`, once the results are written. They come after each validation, and when
+    SIGINT or SIGTERM ends the run, which it does by SystemExit after the iteration at hand.
 
     The log has one row per validation: iteration, means of the objective's terms since the last
     one, what `validate` returns, learning rate. The file `log` always holds the rows so far; with

@@ -102,7 +102,11 @@ TOLERANCES: tuple[tuple[str, Tolerance], ...] = (
     ("*/fallen", Tolerance(absolute=1)),
     ("*/greatest_loss", Tolerance(absolute=0.5, relative=0.1)),  # of the run that fell furthest
     ("*_loss", DECIBEL),
-    ("*/converged", Tolerance(absolute=1)),  # of the runs, one may cross the criterion
+    # Of the runs one may cross a criterion.
+    ("*/converged", Tolerance(absolute=1)),
+    ("*/held", Tolerance(absolute=1)),
+    ("*/shrunk", Tolerance(absolute=1)),
+    ("*/settled", Tolerance(absolute=1)),
     ("*/effect_size", Tolerance(absolute=0.1, relative=0.1)),  # divided by a spread
     ("*/smallest_shrink", STEPS),
     ("*/log10_ratio/*", DECADES),

@@ -116,14 +116,14 @@ def import_weights(source: Path, target: Path, key: str | None = None) -> Networ
     if _is_ours(source):  # torch reads its tensors, but not the form and the scale of G
         raise InputError(f"{source}: is a weights file of this package already; copy it")
     networks = find_networks(_read_torch_file(source))
-    key = "" if key == BARE else key
     if not networks:
         raise InputError(f"{source}: holds no DRUNet: no key is {HEAD}, with or without a prefix")
     if key is None and len(networks) > 1:
         raise InputError(f"{source}: holds several networks; choose by --key: {_named(networks)}")
-    if key is not None and key not in networks:
+    name = next(iter(networks)) if key is None else key.replace(BARE, "")
+    if name not in networks:
         raise InputError(f"{source}: no network is at the key {key}; there is: {_named(networks)}")
-    network = network_of(networks[key] if key else next(iter(networks.values())), source)
+    network = network_of(networks[name], source)
     origin = {"imported": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
     save_network(network, target, origin | ({"key": key} if key else {}))
     return network

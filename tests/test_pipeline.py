@@ -389,7 +389,7 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
             for file in files:
                 there = folder / file.relative_to(first.folder)
                 assert there.read_bytes() == file.read_bytes(), file
-        assert bool(list(folder.glob(".checkpoints/*"))) is not by_dvc
+        assert bool(list(folder.glob(".checkpoints/*/handed-over"))) is by_dvc
 
 
 # --- sweeps --------------------------------------------------------------------------------
@@ -414,11 +414,14 @@ def test_a_stage_takes_a_process_per_core(stage: str, first: Run, tmp_path: Path
     results = folder / "results" / "tiny" / stage
     before = contents(results)
     shutil.rmtree(results)
+    account = folder / ".provenance" / "tiny" / f"{stage}.json"
+    alone = json.loads(account.read_text())["peak_memory_mb"]
     done = python(folder, "-m", f"stages.{stage}", OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done in") == 1
     assert contents(results) == before
     assert list(folder.glob(".checkpoints/*/*.lock"))  # cells were shared
+    assert json.loads(account.read_text())["peak_memory_mb"] > 1.5 * alone  # of both
 
 
 def test_a_sweep_of_lambda_reruns_what_depends_on_it(runs: Runs, first: Run) -> None:

@@ -252,26 +252,34 @@ def test_images_beyond_the_memory_are_refused(weights: Path, monkeypatch: Any) -
         restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
 
 
-def test_the_memory_of_a_container_counts(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("version", restoration.LIMITS)
+def test_the_memory_of_a_container_counts(
+    version: tuple[str, str, str], tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(restoration, "CONTAINER", tmp_path)
     free = restoration._free_memory()
-    (tmp_path / "memory.current").write_text("3000000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000\nactive_file 7\n")
-    (tmp_path / "memory.max").write_text("max\n")
+    most, used, kept = (tmp_path / name for name in version)
+    most.parent.mkdir(exist_ok=True)
+    used.write_text("3000000\n")
+    kept.write_text("anon 5\ninactive_file 500000\nactive_file 7\n")
+    most.write_text("max\n")
     assert restoration._free_memory() == pytest.approx(free, rel=0.5)
-    (tmp_path / "memory.max").write_text("4000000\n")
+    most.write_text("4000000\n")
     assert restoration._free_memory() == 1_500_000
     with pytest.raises(InputError, match=r"of 512×512 pixels: needs some 0 GB .* 0 GB are free"):
         restoration.check_memory(512, 512)
 
 
 def test_the_memory_of_a_gpu_ends_in_one_line(weights: Path, monkeypatch: Any) -> None:
-    def full(*_: object) -> Tensor:
+    def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Restoration, "network", lambda *_: full)
-    with pytest.raises(InputError, match="too large for the memory of"):
-        restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
+    for where, name in ((restoration, "for_inference"), (Tiled, "forward")):
+        load.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, full)
+            with pytest.raises(InputError, match="hide the GPU"):
+                restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
 
 
 # --- unrolled networks -----------------------------------------------------------------------
@@ -360,9 +368,13 @@ def test_sheets_of_an_interrupted_run_are_drawn_again(
     album: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = ("--task", "denoise", "--weights", weights, "--sigma", 5, "--compare")
+
+    def full(*_: object) -> None:
+        raise InputError("a.png cannot be written (No space left on device)")
+
     with monkeypatch.context() as patch:  # what is written last says that all of it is done
-        patch.setattr("reg.photos.write_whole", lambda *_: 1 / 0)
-        assert call("restore", "album/a.png", "-o", "out", *how).exit_code == 1
+        patch.setattr("reg.photos.write_whole", full)
+        assert_one_line_of_error(call("restore", "album/a.png", "-o", "out", *how), "No space left")
     assert [path.name for path in Path("out").iterdir()] == ["a-compare.png"]
     again = call("restore", "album/a.png", "-o", "out", *how, "--skip-existing")
     assert (again.exit_code, Path("out/a.png").exists()) == (0, True)

@@ -248,7 +248,7 @@ def test_several_networks_need_a_choice() -> None:
 
 def test_a_prefix_may_begin_another_one() -> None:
     for outer, inner in (("", "ema."), ("net.", "net.ema.")):
-        torch.save(prefixed(outer, official(4)) | prefixed(inner, official(3)), "given.pth")
+        torch.save(prefixed(inner, official(3)) | prefixed(outer, official(4)), "given.pth")
         keys = {outer.rstrip(".") or "(bare)": 4, inner.rstrip("."): 3}
         for key, inputs in keys.items():
             network = import_weights(Path("given.pth"), Path("out.safetensors"), key)
@@ -261,6 +261,9 @@ def test_a_key_that_is_not_there() -> None:
         lambda: import_weights(Path("given.pth"), Path("out.safetensors"), "params_ema"),
         "key params_ema",
         "there is: params",
+    )
+    refused(
+        lambda: import_weights(Path("given.pth"), Path("out.safetensors"), "(bare)"), "key (bare)"
     )
 
 
