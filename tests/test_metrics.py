@@ -117,3 +117,23 @@ def test_mean_squared_difference() -> None:
     step = torch.tensor([0.0, 0.1, 2.0]).view(-1, 1, 1, 1)
     measured = mean_squared_difference(previous + step, previous)
     torch.testing.assert_close(measured, torch.tensor([0.0, 0.01, 4.0]))  # nothing is clipped
+
+
+def test_ssim_is_that_of_its_definition() -> None:
+    # Wang et al., 2004: a Gaussian window of 11 pixels and std 1.5, where it lies in the image.
+    x, truth = image(1, 3, 24, 19), image(1, 3, 24, 19, seed=1)
+    place = torch.arange(-5, 6, dtype=torch.float64)
+    line = (-place.square() / (2 * 1.5**2)).exp()
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def blurred(of: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(of.transpose(0, 1), window)
+
+    a, b = x.double(), truth.double()
+    mean_a, mean_b = blurred(a), blurred(b)
+    variances = blurred(a * a) - mean_a**2 + blurred(b * b) - mean_b**2
+    covariance = blurred(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    expected = expected / (mean_a**2 + mean_b**2 + c1) / (variances + c2)
+    assert ssim(x, truth) == [pytest.approx(expected.mean().item(), abs=1e-7)]

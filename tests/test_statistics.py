@@ -84,6 +84,13 @@ def test_few_images_are_said_to_be_few() -> None:
     assert few.text("dB").startswith("+1.50 dB [")
 
 
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one training seed"), (4, "only 4"), (5, "")])
+def test_few_seeds_are_said_to_be_few(seeds: int, said: str) -> None:
+    found = paired_difference(np.zeros((seeds, 20)), np.zeros((seeds, 20)))
+    assert said in found.caution
+    assert bool(found.caution) is bool(said)
+
+
 # --- training seeds ------------------------------------------------------------------------
 
 
