@@ -84,13 +84,6 @@ def test_few_images_are_said_to_be_few() -> None:
     assert few.text("dB").startswith("+1.50 dB [")
 
 
-@pytest.mark.parametrize(("seeds", "said"), [(1, "one training seed"), (4, "only 4"), (5, "")])
-def test_few_seeds_are_said_to_be_few(seeds: int, said: str) -> None:
-    found = paired_difference(np.zeros((seeds, 20)), np.zeros((seeds, 20)))
-    assert said in found.caution
-    assert bool(found.caution) is bool(said)
-
-
 # --- training seeds ------------------------------------------------------------------------
 
 
@@ -153,8 +146,9 @@ def test_one_image_has_no_interval_however_many_seeds() -> None:
 def test_few_seeds_are_said_to_be_few() -> None:
     d = np.random.default_rng(8).normal(size=(3, 40))
     assert "only 3 training seeds" in paired_difference(d, 0 * d).caution
-    many = np.tile(d, (2, 1))
-    assert paired_difference(many, 0 * many).caution == ""
+    for seeds, caution in ((4, "only 4 training seeds"), (5, "")):
+        many = np.zeros((seeds, 40))
+        assert paired_difference(many, many).caution.partition(":")[0] == caution
     both = paired_difference(d[:, :4], 0 * d[:, :4]).caution
     assert "only 4 images" in both
     assert "only 3 training seeds" in both
