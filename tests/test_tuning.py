@@ -125,6 +125,11 @@ def test_trials_are_yielded_as_they_are_made() -> None:
         assert len(calls) == k
 
 
+def test_the_ratio_stays_as_long_as_it_helps() -> None:
+    farther = run(lambda parameters: parameters["sigma"], 4, {"sigma": 1.0})
+    assert [parameters["sigma"] for parameters, _ in farther] == [1.0, 4.0, 16.0, 64.0]
+
+
 def test_flat_scores_keep_the_beginning() -> None:
     trials = run(lambda _: 7.0, budget=1000)
     assert best_trial(trials) == BEGIN
