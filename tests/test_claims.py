@@ -290,6 +290,17 @@ def test_a_difference_that_only_the_last_iterates_show_is_inconclusive(evidence:
     assert "after half of the iterations by +0.00 dB" in str(found["why"])
 
 
+def test_the_parts_of_a_rule_that_do_not_hold_are_named(evidence: Evidence) -> None:
+    def why(**changed: object) -> str:
+        table = ablation(**changed)  # type: ignore[arg-type]
+        return str(judged(replace(evidence, ablation=table), "admm-convergence")["why"])
+
+    both = "(b) in Deblurring k3, σₙ 2.55, (b) in Inpainting 20 %. "
+    assert f"without bounds. Against the claim: {both}Deblurring k3" in why(floors=(1e-9, 1e-5))
+    assert f"without bounds. Open: {both}Deblurring k3" in why(floors=(1e-9, 1e-9))
+    assert "without bounds. Deblurring k3" in why()
+
+
 def test_admm_that_converges_with_the_original_denoiser_is_no_evidence(evidence: Evidence) -> None:
     # The updated D's steps are smaller and it loses nothing, but the original one converges too.
     converges = ablation(falls=0.05, floors=(1e-7, 1e-9))
@@ -511,6 +522,9 @@ def test_markdown_says_what_the_ledger_says(evidence: Evidence) -> None:
         assert c["claim"] in text
         assert c["rule"] in text
         assert c["evidence"]["why"] in text
+        assert f"**Changed after results were seen:** {c['rule_changed']}." in text
+    unchanged = claims_markdown([c | {"rule_changed": ""} for c in ledger], "demo")
+    assert "Changed after" not in unchanged
     assert "no number available" in text
     assert "+1.74 dB" in text
 
