@@ -507,8 +507,10 @@ def _encode(kind: str, photo: Photo) -> bytes:
         if xmp := options.pop("xmp", None):
             exif[700] = xmp
         options["tiffinfo"] = exif  # Pillow cannot compress a TIFF that has EXIF
-    elif "exif" in metadata and not (kind == "JPEG" and len(exif.tobytes()) > JPEG_SEGMENT):
-        options["exif"] = exif.tobytes()
+    elif "exif" in metadata:
+        content = exif.tobytes()
+        if kind != "JPEG" or len(content) <= JPEG_SEGMENT:
+            options["exif"] = content
     if kind == "PNG":
         return _encode_png(pixels, options, metadata.get("chunks", []))
     if pixels.dtype == np.uint16:

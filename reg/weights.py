@@ -349,9 +349,10 @@ def download(source: str, target: Path | None = None, sha256: str | None = None)
     pooch.get_logger().setLevel("WARNING")
     # The name holds the hash, so that bytes of different files never mix.
     partial = target.with_name(f"{target.name}.{expected[:8]}.partial")
-    if target.exists() and not _has_hash(target, expected):
+    if target.exists() and pooch.file_hash(str(target)) != expected:
         raise InputError(f"{target}: is another file; remove it, or name another output")
-    if partial.exists() and _has_hash(partial, expected):  # all had come, but for the last moment
+    # All had come, but for the last moment.
+    if partial.exists() and pooch.file_hash(str(partial)) == expected:
         partial.replace(target)
     try:
         pooch.retrieve(
@@ -372,11 +373,6 @@ def download(source: str, target: Path | None = None, sha256: str | None = None)
         if partial.exists() and not partial.stat().st_size:
             partial.unlink()
     return target
-
-
-def _has_hash(path: Path, sha256: str) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 @dataclass(frozen=True)

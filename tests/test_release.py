@@ -175,13 +175,19 @@ def test_means_are_of_one_set_of_images_each() -> None:
     assert measured(Path("nowhere"), {}) == {}
 
 
-def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
+def with_unrolled(seed: int) -> dict[str, pd.DataFrame]:
+    """What is `measured` with an unrolled network of a seed, on image b alone."""
     path = Path("results/mine/finetune_unrolled/reg/table.csv")
     path.parent.mkdir(parents=True)
     path.write_text(
-        "task,method,seed,image,iteration,metric,value\ndeblur-k5-2.55,unrolled-reg,2,b,4,psnr,29\n"
+        "task,method,seed,image,iteration,metric,value\n"
+        f"deblur-k5-2.55,unrolled-reg,{seed},b,4,psnr,29\n"
     )
-    tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+    return measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+
+
+def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
+    tables = with_unrolled(seed=2)
     assert list(tables) == ["bsd, 2 images", "bsd, 1 image", "set5, 1 image"]
     assert list(tables["bsd, 2 images"].columns) == ["start", "pnp-gd"]
     part = tables["bsd, 1 image"]
@@ -191,12 +197,7 @@ def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
 
 
 def test_seeds_of_reg_and_of_the_unrolled_networks_are_numbered_apart() -> None:
-    path = Path("results/mine/finetune_unrolled/reg/table.csv")
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        "task,method,seed,image,iteration,metric,value\ndeblur-k5-2.55,unrolled-reg,0,b,4,psnr,29\n"
-    )
-    tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+    tables = with_unrolled(seed=0)
     assert list(tables["bsd, 1 image"].columns) == ["start", "pnp-gd", "unrolled-reg"]
 
 
