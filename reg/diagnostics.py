@@ -7,13 +7,15 @@ constants are local ones: the spectral norm of the Jacobian there.
 The result is one long table with the columns quantity, pair, image, at, sigma, sigma_0, value:
 
 - `at` is the point x at which the map is taken: `clean`, the image itself; `noisy`, the image with
-  white noise of deviation `sigma_0`; or a task, the last PnP-GD iterate in it.
+  white noise of deviation `sigma_0`; or a task, the last PnP-GD iterate in it, and for alignments
+  the last one of PnP-ADMM.
 - `sigma` and `sigma_0` are in /255. `sigma` is the level given to D, or at a task the σ of σ²φ;
   0 where there is none. `sigma_0` is 0 where no noise was added.
 
 | quantity | at | meaning |
 |---|---|---|
 | map_residual | noisy | ‖σ²G(D_σ(z)) − (z − D_σ(z))‖ / ‖z − D_σ(z)‖ (norms, not squared) |
+| alignment_original, alignment_updated | task | cos ∠(G(D_s(z)), z − D_s(z)) where PnP-ADMM ends |
 | asymmetry_G | clean, noisy | ‖J − Jᵀ‖_F / ‖J + Jᵀ‖_F of G's Jacobian; 0 if G is a gradient |
 | asymmetry_D | noisy, σ = σ₀ | the same of D_σ; a prox has 0 |
 | norm_G | clean, task | L = ‖J_G‖₂ |
@@ -24,6 +26,12 @@ The result is one long table with the columns quantity, pair, image, at, sigma, 
 | curvature_bound | task | what c must exceed: `iterations.curvature_bound`, 0.72 L |
 | plain_step_bound | task | 2/(‖A‖² + σ²L): the plain step needs μ below it |
 
+Alignments are those of the pair's G with the D that they name; z is what PnP-ADMM gave that D last.
+Where PnP-ADMM has converged, its iterate is x = D_s(z), and z − x = (s²/σ²)Aᵀ(y − Ax): what D
+removes is what the data ask for. If D and G obey the MAP condition there, s²G(x) = z − x, then x is
+a stationary point of PnP-GD, too. That the two are parallel, an alignment of 1, is what is left of
+the condition when each method has a σ of its own.
+
 Both bounds are those of gradient descent, the first with momentum, on a convex function with an
 L-Lipschitz gradient (Nesterov, 2004, section 2.1.5), here with L at the iterate. They would suffice
 near it if J_G were symmetric with no negative eigenvalue, and are not necessary: the direction of
@@ -33,7 +41,7 @@ Bertsekas, 1992).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pandas as pd
@@ -144,6 +152,13 @@ def map_residual(
     return norm(sigma**2 * regularizer(denoised) - removed) / norm(removed)
 
 
+def alignment(denoiser: DenoiserFunction, regularizer: Gradient, z: Tensor, sigma: float) -> Tensor:
+    """cos ∠(G(D_σ(z)), z − D_σ(z)) of each image, (N,): 1 for an exact MAP pair, however scaled."""
+    denoised = denoiser(z, sigma)
+    a, b = regularizer(denoised), z - denoised
+    return (a * b).sum(dim=(1, 2, 3)) / (norm(a) * norm(b))
+
+
 # --- the stage's table -------------------------------------------------------------------------
 
 
@@ -189,18 +204,19 @@ def diagnose(
                     sigma: make_problem(f"denoise-{sigma:g}", batch, names, effort.seed).y
                     for sigma in sigmas
                 }
-                method = canonical(f"pnp-gd@{pair}")
-                tuned = {task: by[method] for task, by in chosen.items() if method in by}
+                gd = canonical(f"pnp-gd@{pair}")
                 measured = [
                     *residuals(D, G, noisy),
                     *of_regularizer(G, batch, noisy, effort),
                     *of_denoiser(D, noisy, effort),
                 ]
-                for task, parameters in tuned.items():
+                for task, tuned in chosen.items():
+                    if gd not in tuned:
+                        continue
                     problem = make_problem(task, batch, names, effort.seed)
-                    iterates = iterate(method, problem, networks, parameters)
-                    x = next(islice(iterates, iterations - 1, None))
-                    measured += of_step(G, problem, x, parameters, effort)
+                    x = _last(iterate(gd, problem, networks, tuned[gd]), iterations)
+                    measured += of_step(G, problem, x, tuned[gd], effort)
+                    measured += of_limits(pair, problem, networks, tuned, iterations)
                 return {"rows": [[*about, values.cpu()] for *about, values in measured]}
 
             measured = finished_cell(key, f"{pair}_{names[0]}", measure)["rows"]
@@ -211,6 +227,44 @@ def diagnose(
             ]
             shown.step(pair)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _last(iterates: Iterator[Tensor], iterations: int) -> Tensor:
+    return next(islice(iterates, iterations - 1, None))
+
+
+def last_input(
+    method: str, problem: Problem, networks: Networks, parameters: Parameters, iterations: int
+) -> tuple[Tensor, float]:
+    """What a method with a denoiser gave it at the last of its iterations, and the level."""
+    given: list[tuple[Tensor, float]] = []
+
+    def noting(denoiser: DenoiserFunction) -> DenoiserFunction:
+        def denoise(z: Tensor, sigma: float) -> Tensor:
+            given[:] = [(z, sigma)]
+            return denoiser(z, sigma)
+
+        return denoise
+
+    noted = {arm: noting(denoiser) for arm, denoiser in networks.denoisers.items()}
+    _last(iterate(method, problem, replace(networks, denoisers=noted), parameters), iterations)
+    return given[0]
+
+
+def of_limits(
+    pair: str,
+    problem: Problem,
+    networks: Networks,
+    tuned: Mapping[str, Parameters],
+    iterations: int,
+) -> Iterator[Measured]:
+    """Alignments of a pair's G with the original D and with its own, where PnP-ADMM is tuned."""
+    for arm in dict.fromkeys(("original", PAIRS[pair])):
+        admm = canonical(f"pnp-admm@{arm}")
+        if admm in tuned:
+            z, s = last_input(admm, problem, networks, tuned[admm], iterations)
+            found = alignment(networks.denoisers[arm], networks.regularizers[pair], z, s)
+            yield f"alignment_{arm}", problem.task, tuned[admm]["sigma"], 0.0, found
 
 
 def residuals(

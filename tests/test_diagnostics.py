@@ -3,6 +3,7 @@ from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,14 +16,18 @@ from reg.diagnostics import (
     PAIRS,
     Effort,
     Jacobian,
+    alignment,
     asymmetry,
     diagnose,
     jacobian,
+    last_input,
     map_residual,
     spectral_norm,
 )
+from reg.iterations import Gradient
 from reg.methods import Networks
 from reg.networks import Denoiser, Regularizer, for_inference, initialise
+from reg.problems import make_problem
 
 SIDE = 4
 KEYS = count()
@@ -33,6 +38,7 @@ CHOSEN = {
         "pnp-gd": {"sigma": 4.0, "curvature": 2.0},
         "pnp-gd@fixed": {"sigma": 8.0, "curvature": 4.0},
         "pnp-admm": {"sigma": 1.0, "level": 20.0},
+        "pnp-admm@updated": {"sigma": 2.0, "level": 10.0},
     },
 }
 
@@ -197,6 +203,53 @@ def test_an_exact_map_pair_has_no_residual() -> None:
         for slope in (0.0, 2 * a):
             found = map_residual(denoiser, lambda x, s=slope: s * x, z, sigma)  # type: ignore[misc]
             torch.testing.assert_close(found, torch.ones(2).double())
+
+
+# --- where PnP-ADMM ends -------------------------------------------------------------------------
+
+
+def test_the_alignment_is_the_cosine_between_g_and_what_d_removes() -> None:
+    z = torch.zeros(2, 3, 4, 4).double()
+    z[:, 0] = 1.0
+
+    def halve(z: Tensor, sigma: float) -> Tensor:
+        return z / 2
+
+    def turned(angle: float) -> Gradient:  # from the first channel to the second
+        weights = torch.tensor([math.cos(angle), math.sin(angle), 0.0]).double().view(3, 1, 1)
+        return lambda x: 7 * weights * x[:, :1]
+
+    for angle in (0.0, 1.0, math.pi / 2, math.pi):
+        found = alignment(halve, turned(angle), z, 0.1)
+        torch.testing.assert_close(found, torch.full((2,), math.cos(angle)).double())
+
+
+@pytest.mark.parametrize("task", ["deblur-k1-2.55", "sr-x2-2.55", "inpaint-20"])
+def test_what_d_removes_where_admm_ends_is_what_the_data_ask_for(task: str) -> None:
+    truth = 0.3 + 0.4 * torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    problem = make_problem(task, truth.double(), ["a", "b"], 0)
+    parameters = {"sigma": 20.0, "level": 40.0}
+    z, s = last_input("pnp-admm-unbounded", problem, quadratics(), parameters, 400)
+    x = prox(4.0)(z, s)
+    assert s == 40 / 255
+    asked = -((40 / 20) ** 2) * problem.data_term.gradient(x)
+    torch.testing.assert_close(z - x, asked, rtol=1e-9, atol=1e-12)
+    # and, D being the prox that belongs to 4x, a stationary point of PnP-GD
+    slope = problem.data_term.gradient(x) + (20 / 255) ** 2 * 4 * x
+    assert slope.abs().max() < 1e-12
+
+
+def test_alignments_are_measured_where_both_methods_are_tuned() -> None:
+    found = table(quadratics())
+    aligned = found[found["quantity"].str.startswith("alignment")]
+    about = aligned[["quantity", "pair", "at", "sigma"]]
+    assert set(about.itertuples(index=False, name=None)) == {
+        ("alignment_original", "fixed", "inpaint-20", 1.0),
+        ("alignment_original", "updated", "inpaint-20", 1.0),
+        ("alignment_updated", "updated", "inpaint-20", 2.0),
+    }
+    # G is a multiple of what D removes, whatever multiple
+    np.testing.assert_allclose(aligned["value"], 1.0, rtol=1e-5)
 
 
 # --- the table -----------------------------------------------------------------------------------

@@ -275,6 +275,7 @@ def _fake_diagnostics(path: Path, draw: np.random.Generator) -> None:
     for task in (*ABLATION, "sr-x2-2.55"):
         measured = {"norm_G": 900.0, "curvature_bound": 450.0, "plain_step_bound": 1.8}
         points += [(q, task, 2.55, 0, v) for q, v in {**measured, "curvature": 400.0}.items()]
+        points += [(f"alignment_{arm}", task, 2.55, 0, 0.5) for arm in ("original", "updated")]
     rows = [
         # the σ of a task was tuned for each pair by itself
         (quantity, pair, image, at, tuned if at in (*ABLATION, "sr-x2-2.55") else sigma, sigma_0,
@@ -283,6 +284,7 @@ def _fake_diagnostics(path: Path, draw: np.random.Generator) -> None:
         for quantity, at, sigma, sigma_0, value in points
         for image in ("hubble", "retina")
         if (pair, at) != ("fixed", "sr-x2-2.55")
+        and (pair, quantity) != ("fixed", "alignment_updated")
     ]  # fmt: skip
     path.parent.mkdir(parents=True)
     pd.DataFrame(rows, columns=DIAGNOSTICS_COLUMNS).to_csv(path, index=False)
@@ -389,6 +391,7 @@ FIGURES = (
     "convergence",
     "acceleration",
     "admm",
+    "limits",
     "diagnostics",
     "update_denoiser",
     "unrolled",
@@ -632,13 +635,15 @@ def test_the_diagnostics_table_prints_means_of_images(tree: Path) -> None:
     np.testing.assert_allclose(grid["updated"].sort_index(), means.sort_index(), rtol=1e-5)
     # a task that was tuned for one pair alone has no number for the other
     alone = re.findall(r"Super-resolution.* & (.*) & (.*) ", printed)
-    assert len(alone) == 3
+    assert len(alone) == 5
     assert {fixed for fixed, _ in alone} == {"{--}"}
     assert all(float(updated) > 0 for _, updated in alone)
     # and one that was tuned for both has one line, whatever σ they took
     both = re.findall(r"Inpainting.* & (.*) & (.*) ", printed)
-    assert len(both) == 3
-    assert all(float(value) > 0 for line in both for value in line)
+    assert len(both) == 5
+    # but for the alignment with the updated D, to which G fixed does not belong
+    assert [fixed for fixed, _ in both].count("{--}") == 1
+    assert all(float(value) > 0 for line in both for value in line if value != "{--}")
 
 
 def denoising_sheet(images: Sequence[str]) -> tables.Sheet:
@@ -800,7 +805,9 @@ def test_the_page_says_what_figures_say(tree: Path) -> None:
     assert f"**What it says.** {findings.diagnostics_says(diagnostics)}" in page
     logs = unrolled.read_logs(tree / "results/tiny/finetune_unrolled")
     assert f"**What it says.** {unrolled.unrolled_says(logs)}" in page
-    assert page.count("**What it says.**") == 4
+    ablation = pd.read_csv(tree / "results/tiny/ablate/table.csv")
+    assert f"**What it says.** {findings.limits_say(ablation, diagnostics)}" in page
+    assert page.count("**What it says.**") == 5
 
 
 def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
@@ -831,6 +838,52 @@ def test_the_diagnostics_say_updated_against_fixed(tree: Path) -> None:
     assert "2 of 3 tasks (1.50 times; iterates diverged in 1) with the updated pair" in said
     table.loc[lost, "value"] = np.nan
     assert "0 of 3 tasks (all iterates diverged)" in findings.diagnostics_says(table)
+
+
+def test_the_limits_add_up_to_what_lies_between_gd_and_admm() -> None:
+    levels = {"pnp-admm@original": 30.0, "pnp-admm@updated": 29.2, "pnp-gd@updated": 29.5}
+    ablation = pd.DataFrame(
+        [
+            ("inpaint-20", method, 0, image, iteration, "psnr", value + place * (iteration == 9))
+            for method, value in levels.items()
+            for place, image in enumerate(TEST_IMAGES)
+            for iteration in (8, 9)
+        ],
+        columns=COLUMNS,
+    )
+    cosines = {
+        ("updated", "updated"): 0.9,
+        ("updated", "original"): 0.4,
+        ("fixed", "original"): 0.2,
+    }
+    diagnostics = pd.DataFrame(
+        [
+            (f"alignment_{arm}", pair, image, at, 2.55, 0.0, value + shift)
+            for (pair, arm), value in cosines.items()
+            for at in ("inpaint-20", "sr-x2-2.55")
+            for image, shift in (("hubble", -0.05), ("retina", 0.05))
+            if arm == "original" or at == "inpaint-20"
+        ],
+        columns=DIAGNOSTICS_COLUMNS,
+    )
+    said = findings.limits_say(ablation, diagnostics)
+    assert "PnP-ADMM with the original D is -0.50 dB [-0.50, -0.50], the sum of -0.80 dB" in said
+    assert "and +0.30 dB [+0.30, +0.30] between PnP-GD and PnP-ADMM with the updated D" in said
+    # of the tasks in which the updated D was tuned, not of all
+    assert "cosine of 0.90 with the updated D, to which G belongs, and of 0.40 with the" in said
+
+    left, right = figures.draw_limits(ablation, diagnostics).axes
+    means = [line for line in left.lines if line.get_marker() == "o"]
+    shown = {line.get_color(): line.get_xdata()[0] for line in means}  # type: ignore[index]
+    assert shown == pytest.approx({"#7A5200": -0.8, figures.BLUE: -0.5})
+    assert [label.get_text() for label in right.get_yticklabels()] == [
+        "Inpainting 20 %",
+        "Super-resolution ×2\nσₙ 2.55",
+    ]
+    marks = [line for line in right.lines if line.get_marker() in ("o", "D")]
+    assert sorted(line.get_xdata()[0] for line in marks) == pytest.approx(  # type: ignore[index]
+        [0.2, 0.2, 0.4, 0.4, 0.9]
+    )
 
 
 def test_the_bound_of_the_step_is_named_alike_everywhere(tree: Path) -> None:

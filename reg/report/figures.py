@@ -44,10 +44,12 @@ from reg.report.findings import (
     NEAR,
     SCHEDULES,
     SWEPT_ADMM,
+    alignments,
     of_lambda,
     psnr_gaps,
     stays_near,
 )
+from reg.statistics import PairedDifference
 
 PSNR_SHOWN = 20.0  # dB below the best that a plot reaches
 NAME_LETTERS = 18  # of an image that fit beneath its thumbnail
@@ -588,6 +590,105 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
+# --- where PnP-GD and PnP-ADMM end --------------------------------------------------------------
+
+ALIGNED = {  # (pair, D): name, mark, colour, whether filled
+    ("updated", "updated"): (PAIR_NAMES["updated"], "o", BLUE, True),
+    ("updated", "original"): ("D original, G updated", "o", BLUE, False),
+    ("fixed", "original"): (PAIR_NAMES["fixed"], "D", GREY, False),
+}
+
+
+def draw_limits(ablation: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
+    """PnP-GD and PnP-ADMM with the updated D against PnP-ADMM with the original; alignments of G.
+
+    Left: PSNR differences by task as in `draw_restoration`. Right: the cosines of
+    `diagnostics.alignment` by task and image, large marks being means.
+    """
+    tasks = tasks_in_order(ablation["task"].tolist())
+    aligned = {key: alignments(diagnostics, *key) for key in ALIGNED}
+    known = tasks_in_order([at for rows in aligned.values() for at in rows["at"]])
+    height = 0.9 + max(0.5 * len(tasks), 0.36 * len(known))
+    figure = Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _ends(left, ablation, tasks)
+    for i, task in enumerate(known[::-1]):
+        for offset, (key, (_, mark, colour, filled)) in zip(
+            (0.25, 0, -0.25), ALIGNED.items(), strict=True
+        ):
+            values = aligned[key].loc[aligned[key]["at"] == task, "value"]
+            y, face = i + offset, colour if filled else "white"
+            right.plot(values, np.full(len(values), y), ".", color=colour, ms=2.5, mew=0)
+            if len(values):
+                right.plot(values.mean(), y, mark, color=colour, ms=4, mfc=face, mew=0.8)
+    right.axvline(1, color=BLACK, lw=0.8, ls=":")
+    right.set_xlabel("cosine of G(D(z)) and z − D(z)")
+    _task_rows(right, known)
+    handles = [
+        mpl.lines.Line2D([], [], marker=m, ls="", ms=4, color=c, mfc=c if filled else "white")
+        for _, m, c, filled in ALIGNED.values()
+    ]
+    right.legend(
+        handles, [name for name, *_ in ALIGNED.values()], loc="lower center",
+        bbox_to_anchor=(0.5, 1), ncols=1, frameon=False, fontsize=7, handletextpad=0.1,
+    )  # fmt: skip
+    return figure
+
+
+def _ends(axis: Axes, ablation: pd.DataFrame, tasks: Sequence[str]) -> None:
+    """By task: PSNR of last iterates minus that of PnP-ADMM with the original D."""
+    reference = "pnp-admm@original"
+    rows = last_by_image(ablation[ablation["metric"] == "psnr"])
+    methods = ("pnp-admm@updated", "pnp-gd@updated")
+    for i, task in enumerate(tasks[::-1]):
+        by_image = rows[rows["task"] == task].pivot(index="image", columns="method", values="value")
+        for offset, method in zip((0.17, -0.17), methods, strict=True):
+            mean = compared(ablation, "limits", task, method, reference, "psnr")
+            each = by_image[method] - by_image[reference]
+            _differences(axis, i + offset, method, each, mean)
+    axis.axvline(0, color=COLOURS[reference], lw=1, ls="--")
+    _decibels(axis)
+    axis.set_xlabel(f"PSNR minus that of {method_name(reference)} (dB)")
+    _task_rows(axis, tasks)
+    handles = [mpl.lines.Line2D([], [], marker="o", ls="", ms=4, color=COLOURS[m]) for m in methods]
+    axis.legend(
+        handles, [method_name(m) for m in methods], loc="lower center", bbox_to_anchor=(0.5, 1),
+        ncols=1, frameon=False, fontsize=7, handletextpad=0.1,
+    )  # fmt: skip
+
+
+def _differences(
+    axis: Axes, y: float, method: str, each: pd.Series, mean: PairedDifference
+) -> None:
+    """Those of images as small dots, their mean as a large one, its interval as a bar."""
+    colour = colour_of(method)
+    if mean.interval is not None:
+        axis.plot(mean.interval, (y, y), "-", color=colour, lw=2.5, alpha=0.35)
+    axis.plot(each, np.full(len(each), y), ".", color=colour, ms=2.5, mew=0)
+    axis.plot(mean.mean, y, "o", color=colour, ms=4, mfc=face_of(method), mew=0.6)
+
+
+def _decibels(axis: Axes) -> None:
+    """A symlog axis of PSNR differences: linear within ±RESTORATION_LINEAR dB."""
+    axis.set_xscale("symlog", linthresh=RESTORATION_LINEAR)
+    axis.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, -0.5, 0, 0.5, 1, 3, 10]))
+    axis.xaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
+    )
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _task_rows(axis: Axes, tasks: Sequence[str], names: Sequence[str] = ()) -> None:
+    """A row per task from the top, by name or as `names` say."""
+    shown = names or [task_name(task).replace(", ", "\n") for task in tasks]
+    axis.set_yticks(range(len(tasks)), shown[::-1])
+    axis.set_ylim(-0.55, len(tasks) - 0.45)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", visible=False)
+    for line in np.arange(len(tasks) - 1) + 0.5:
+        axis.axhline(line, color="#E4E4E4", lw=0.5)
+
+
 # --- restoration overview ---------------------------------------------------------------------
 
 
@@ -618,28 +719,12 @@ def draw_restoration(table: pd.DataFrame) -> Figure:
         ours = by_image["pnp-gd"]
         names.append("\n".join([*task_name(task).split(", "), f"{ours.mean():.2f} dB"]))
         for offset, method in zip(offsets, rivals, strict=True):
-            if method not in by_image:
-                continue
-            y, colour = i + float(offset), colour_of(method)
-            difference = compared(table, "restoration", task, method, "pnp-gd", "psnr")
-            if difference.interval is not None:
-                axis.plot(difference.interval, (y, y), "-", color=colour, lw=2.5, alpha=0.35)
-            each = by_image[method] - ours
-            axis.plot(each, np.full(len(each), y), ".", color=colour, ms=2.5, mew=0)
-            axis.plot(difference.mean, y, "o", color=colour, ms=4, mfc=face_of(method), mew=0.6)
+            if method in by_image:
+                mean = compared(table, "restoration", task, method, "pnp-gd", "psnr")
+                _differences(axis, i + offset, method, by_image[method] - ours, mean)
     axis.axvline(0, color=colour_of("pnp-gd"), lw=1)
-    axis.set_xscale("symlog", linthresh=RESTORATION_LINEAR)
-    axis.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, -0.5, 0, 0.5, 1, 3, 10]))
-    axis.xaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{v:+g}".replace("-", "−") if v else "0")
-    )
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_yticks(range(len(tasks)), names)
-    axis.set_ylim(-0.55, len(tasks) - 0.45)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", visible=False)
-    for line in np.arange(len(tasks) - 1) + 0.5:
-        axis.axhline(line, color="#E4E4E4", lw=0.5)
+    _decibels(axis)
+    _task_rows(axis, tasks, names[::-1])
     axis.set_xlabel(f"PSNR minus that of {method_name('pnp-gd')} (dB)")
     handles = [
         mpl.lines.Line2D([], [], marker="o", ls="", ms=4, color=colour_of(m), mfc=face_of(m))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -16,6 +17,7 @@ from reg.claims import (
     tasks_in_order,
 )
 from reg.iterations import curvature_bound
+from reg.statistics import PairedDifference
 
 # The schedules that follow PnP-GD's gradient, the reference first.
 SCHEDULES = {
@@ -277,6 +279,65 @@ def _step_margins(table: pd.DataFrame, pair: str) -> str:
         lost = int(diverged.sum())
         return text + (f"; iterates diverged in {lost})" if lost else ")")
     return f"{text} (all iterates diverged)"
+
+
+# --- where PnP-GD and PnP-ADMM end --------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """PSNR of PnP-GD minus that of PnP-ADMM with the original D, and the two parts of it.
+
+    `update` is what PnP-ADMM gains by the updated D, `rest` PnP-GD minus that.
+    """
+
+    gap: PairedDifference
+    update: PairedDifference
+    rest: PairedDifference
+
+
+def limits_of(ablation: pd.DataFrame, task: str) -> Limits:
+    """The gap between PnP-GD and PnP-ADMM on one task of the ablation, in dB."""
+    gd, own, original = "pnp-gd@updated", "pnp-admm@updated", "pnp-admm@original"
+    pairs = ((gd, original), (own, original), (gd, own))
+    return Limits(*(compared(ablation, "limits", task, a, b, "psnr") for a, b in pairs))
+
+
+def limits_say(ablation: pd.DataFrame, diagnostics: pd.DataFrame) -> str:
+    """What PnP-GD gains or loses against PnP-ADMM by D's update and beside it; how G meets D."""
+    sentences = []
+    for task in tasks_in_order(ablation["task"].tolist()):
+        gap, update, rest = limits_of(ablation, task)
+        sentences.append(
+            f"{task_name(task)}: PnP-GD minus PnP-ADMM with the original D is "
+            f"{_with_interval(gap)}, the sum of {_with_interval(update)} that D's update brings "
+            f"PnP-ADMM as well, and {_with_interval(rest)} between PnP-GD and PnP-ADMM with the "
+            "updated D."
+        )
+    own, other = (
+        alignments(diagnostics, "updated", arm).groupby("at")["value"].mean()
+        for arm in ("updated", "original")
+    )
+    if not own.empty:
+        sentences.append(
+            "Where PnP-ADMM ends, G and what D removes have a cosine of "
+            f"{_between(own, '.2f')} with the updated D, to which G belongs, and of "
+            f"{_between(other[own.index], '.2f')} with the original one in the same tasks."
+        )
+    return " ".join(sentences)
+
+
+def _with_interval(difference: PairedDifference) -> str:
+    """`−0.59 dB [−1.02, −0.31]`"""
+    interval = difference.interval
+    return f"{difference.mean:+.2f} dB" + (
+        f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+    )
+
+
+def alignments(diagnostics: pd.DataFrame, pair: str, arm: str) -> pd.DataFrame:
+    """Of a pair's G with a D, original or updated, by task and image."""
+    of_arm = diagnostics["quantity"] == f"alignment_{arm}"
+    return diagnostics[of_arm & (diagnostics["pair"] == pair)]
 
 
 # --- training seeds ---------------------------------------------------------------------------

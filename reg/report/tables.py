@@ -344,9 +344,10 @@ def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
         f"The two pairs of networks on central crops of {table['image'].nunique()} validation "
         f"images, mean over images. The relative MAP residual is {MAP_RESIDUAL}. Asymmetry is the "
         "ratio of the Frobenius norms of J minus its transpose and J plus its transpose, J being "
-        "the Jacobian; norms are spectral. By task: at the last iterate of PnP-GD, near which the "
-        "bounds would suffice for stability if G's Jacobian were symmetric with no negative "
-        "eigenvalue.",
+        "the Jacobian; norms are spectral. Alignment is the cosine of the angle between G(D(z)) "
+        "and z − D(z), z being what PnP-ADMM gave that D last. All else by task: at the last "
+        "iterate of PnP-GD, near which the bounds would suffice for stability if G's Jacobian were "
+        "symmetric with no negative eigenvalue.",
         ("Where (noise levels /255)", *PAIR_NAMES.values()),
         tuple(blocks),
         means,
@@ -355,6 +356,8 @@ def diagnostics_sheet(table: pd.DataFrame) -> Sheet:
 
 DIAGNOSTICS = {
     "map_residual": ("Relative MAP residual", 3),
+    "alignment_original": ("Alignment of G with D original", 3),
+    "alignment_updated": ("Alignment of G with D updated", 3),
     "asymmetry_G": ("Asymmetry of G's Jacobian", 3),
     "asymmetry_D": ("Asymmetry of D's Jacobian", 3),
     "norm_G": ("Norm of G's Jacobian", 1),
