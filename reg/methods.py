@@ -130,17 +130,23 @@ def iterate(
     method: str, problem: Problem, networks: Networks, parameters: Parameters
 ) -> Iterator[Tensor]:
     """The iterates of a method by name; InputError if the name or its network is unknown."""
-    known, arm, turned = _parse(method)
+    known, _, turned = _parse(method)
+    network = network_of(method, networks)
+    return known.run(problem, equivariant(network) if turned else network, parameters)
+
+
+def network_of(method: str, networks: Networks) -> Any:
+    """The network of a method, as it was trained; None for one that has none, else as `iterate`."""
+    known, arm, _ = _parse(method)
     if known.kind == "none":
-        return known.run(problem, None, parameters)
+        return None
     trained = getattr(networks, known.kind)
     if arm not in trained:
         raise InputError(
             f"method '{method}': no network {arm}, must be of {', '.join(trained) or 'none'}; "
             "run the stage that trains it"
         )
-    network = equivariant(trained[arm]) if turned else trained[arm]
-    return known.run(problem, network, parameters)
+    return trained[arm]
 
 
 def canonical(method: str) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from reg.checkpoints import State, finished_cell
 from reg.console import first_process, progress
+from reg.diagnostics import jacobian, spectral_norm
 from reg.evaluation import batches
-from reg.iterations import settle
-from reg.methods import Networks, begin, below, iterate, retrained
+from reg.iterations import curvature_bound, settle
+from reg.methods import Networks, begin, below, iterate, network_of, retrained
 from reg.metrics import psnr
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
@@ -45,7 +46,8 @@ def tune(
     A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
     of the one at which an image settled (`iterations.settle`). `networks` are by training seed; a
     method that uses ReG gets the mean over all of them, since a step that is stable with the
-    network of one seed may not be with that of the next.
+    network of one seed may not be with that of the next. PnP-GD's steps are those that
+    `stable_curvature` allows.
     Finished pairs are kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the
     first returns what was found, the others nothing.
     """
@@ -56,10 +58,15 @@ def tune(
         problems = [
             make_problem(task, batch.to(device), names, seed) for names, batch in batches(images)
         ]
+        limits = {name: (0.0, most) for name, most in below(method).items()}
+        first = begin(method, task)
+        if "curvature" in first:
+            least = stable_curvature(method, problems, of_seeds)
+            limits["curvature"] = least, math.inf
+            first["curvature"] = max(first["curvature"], 2 * least)
         with inference(precision, device):
             score = partial(_mean_psnr, method, problems, of_seeds, iterations, tolerance)
-            search = compass_search(begin(method, task), score, trials, below(method))
-            return {"trials": list(search)}
+            return {"trials": list(compass_search(first, score, trials, limits))}
 
     cells = {f"{task}_{method}": partial(search, task, method) for task, method in pairs}
     finish_share(key, cells)
@@ -73,6 +80,21 @@ def tune(
             chosen.setdefault(task, {})[method] = best_trial(found)
             shown.step(f"{task} {method} {max(value for _, value in found):.2f} dB")
     return pd.DataFrame(rows, columns=["task", "method", "parameters", "psnr"]), chosen
+
+
+def stable_curvature(
+    method: str, problems: Sequence[Problem], of_seeds: Sequence[Networks]
+) -> float:
+    """What c must exceed for PnP-GD's step to be stable near the true images, with every network.
+
+    `iterations.curvature_bound` of the greatest spectral norm of G's Jacobian there. On few small
+    images and for few iterations a longer step can score higher, and lose all of an image later.
+    """
+    largest = [
+        spectral_norm(jacobian(network_of(method, networks), problem.truth), problem.truth, 10, 0)
+        for networks, problem in product(of_seeds, problems)
+    ]
+    return float(curvature_bound(torch.cat(largest).max()))
 
 
 def _mean_psnr(
@@ -94,7 +116,10 @@ def _mean_psnr(
 
 
 def compass_search(
-    begin: Mapping[str, float], score: Score, budget: int, below: Mapping[str, float]
+    begin: Mapping[str, float],
+    score: Score,
+    budget: int,
+    limits: Mapping[str, tuple[float, float]],
 ) -> Iterator[Trial]:
     """Maximise `score` over positive parameters by compass search on a logarithmic scale.
 
@@ -102,7 +127,7 @@ def compass_search(
     first; a better point becomes the new centre at once, and after a round without one the ratio
     becomes its square root. Yields every trial (parameters, score); ends after `budget` trials,
     or when the ratio is below 1.1. A score that is not a number counts as minus infinity. A point
-    where a parameter is not `below` its limit is not tried.
+    where a parameter does not lie between its two `limits` is not tried.
     (Kolda, Lewis & Torczon, SIAM Review 45, 2003.)
     """
     centre = _rounded(begin)
@@ -121,7 +146,8 @@ def compass_search(
         for name in begin:
             for factor in (ratio, 1 / ratio):
                 candidate = _rounded({**centre, name: centre[name] * factor})
-                if _key(candidate) in tried or candidate[name] >= below.get(name, math.inf):
+                least, most = limits.get(name, (0.0, math.inf))
+                if _key(candidate) in tried or not least < candidate[name] < most:
                     continue
                 if len(tried) >= budget:
                     return

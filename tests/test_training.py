@@ -517,7 +517,8 @@ def test_accumulated_steps_are_those_of_the_whole_batch(
     pd.testing.assert_frame_equal(losses(micro_batch=micro_batch), losses(), rtol=1e-5, atol=0)
 
 
-def test_steps_are_those_of_adam_whatever_the_layout_of_the_weights() -> None:
+@pytest.mark.parametrize("beta2", [0.999, 0.9])
+def test_steps_are_those_of_adam_whatever_the_layout_of_the_weights(beta2: float) -> None:
     # Layers of unequal sides, so that weights and gradients in different orders would show.
     channels = (4, 6, 8, 10)
     trained, plain = Denoiser(channels, 1).double(), Denoiser(channels, 1).double()
@@ -529,10 +530,11 @@ def test_steps_are_those_of_adam_whatever_the_layout_of_the_weights() -> None:
         def forward(self, clean: Tensor, *arguments: object) -> dict[str, Tensor]:
             return super().forward(clean.double(), *arguments)  # type: ignore[arg-type]
 
-    train(InDouble(trained), patches(), recipe(), title="test", seed=1, checkpoint=RUN)
+    given = recipe(beta2=beta2)
+    train(InDouble(trained), patches(), given, title="test", seed=1, checkpoint=RUN)
 
     objective, crops = InDouble(plain), patches()
-    optimiser = torch.optim.Adam(plain.parameters(), fused=False)
+    optimiser = torch.optim.Adam(plain.parameters(), betas=(0.9, beta2), fused=False)
     for k in range(1, 9):
         optimiser.param_groups[0]["lr"] = recipe().rate(k)
         terms = objective(crops.batch(k), k, crop_generators(1, k, 2))
@@ -781,6 +783,7 @@ def test_training_follows_the_schedule(seed: int) -> None:
         {"schedule": "linear"},
         {"validate_every": 0},
         {"ema": 1.0},
+        {"beta2": 1.0},
         {"micro_batch": 0},
         {"devices": 0},
         {"iteration": 5},

@@ -16,7 +16,7 @@ from reg.iterations import settle
 from reg.methods import METHODS, Networks, begin, below, iterate
 from reg.metrics import psnr
 from reg.problems import make_problem
-from reg.tuning import Score, Trial, best_trial, compass_search, tune
+from reg.tuning import Score, Trial, best_trial, compass_search, stable_curvature, tune
 
 few = settings(max_examples=15)
 BEGIN = {"sigma": 2.55, "step": 0.1}
@@ -157,7 +157,7 @@ def test_scores_that_are_not_numbers_are_the_worst() -> None:
 @given(a=parameter, b=parameter, limit=st.floats(1.01, 20))
 def test_no_point_at_or_beyond_a_limit_is_tried(a: float, b: float, limit: float) -> None:
     most = limit * BEGIN["step"]
-    trials = list(compass_search(BEGIN, parabola(2**a, 2**b), 60, {"step": most}))
+    trials = list(compass_search(BEGIN, parabola(2**a, 2**b), 60, {"step": (0, most)}))
     assert all(parameters["step"] < most for parameters, _ in trials)
     best = best_trial(trials)
     assert abs(math.log2(best["sigma"] / BEGIN["sigma"]) - a) < 0.3
@@ -335,6 +335,41 @@ def test_what_uses_reg_is_tuned_on_all_training_seeds_and_the_rest_once(
 def test_the_step_of_pnp_pgd_stays_where_a_gradient_step_is_stable() -> None:
     assert below("pnp-pgd") == {"relative_step": 2.0}
     assert all(below(method) == {} for method in METHODS if method != "pnp-pgd")
+
+
+def test_the_step_of_pnp_gd_stays_where_it_is_stable_with_every_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    networks = {
+        seed: Networks({}, {"updated": lambda x, L=slope: L * x})  # type: ignore[misc]
+        for seed, slope in enumerate((100.0, 600.0, 300.0))
+    }
+    problems = [
+        make_problem("deblur-k0-2.55", image, [name], 7) for name, image in noise_images().items()
+    ]
+    least = stable_curvature("pnp-gd", problems, list(networks.values()))
+    assert least == pytest.approx(600 * 2.6 / 3.6, rel=1e-4)  # L(1 + 2β)/(2(1 + β)), β = 0.8
+
+    def curvatures(slope: float) -> list[float]:
+        table, _ = tune(
+            [("deblur-k0-2.55", "pnp-gd")],
+            noise_images(),
+            {0: Networks({}, {"updated": lambda x: slope * x})},
+            trials=12,
+            iterations=2,
+            tolerance=0.0,
+            seed=7,
+            precision="fp32",
+            key=f"{slope}",
+        )
+        return [json.loads(parameters)["curvature"] for parameters in table["parameters"]]
+
+    # 200, a quarter of where the search begins, is stable with the first alone
+    assert min(curvatures(100.0)) == 200
+    assert 600 * 2.6 / 3.6 < min(curvatures(600.0)) < 800
+    # and where the usual beginning is not, it begins at twice the bound
+    assert curvatures(3600.0)[0] == pytest.approx(5200, rel=1e-3)
 
 
 def mean_psnr(
