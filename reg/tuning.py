@@ -25,6 +25,7 @@ from reg.processes import finish_share
 Score = Callable[[Mapping[str, float]], float]
 Trial = tuple[dict[str, float], float]
 
+BEYOND = 1.1  # times the least stable curvature, at which the search of PnP-GD begins
 FIRST_RATIO = 4.0
 LAST_RATIO = 1.1
 
@@ -46,8 +47,8 @@ def tune(
     A trial's score is the mean PSNR in dB over `images` of the last of `iterations` iterates, or
     of the one at which an image settled (`iterations.settle`). `networks` are by training seed; a
     method that uses ReG gets the mean over all of them, since a step that is stable with the
-    network of one seed may not be with that of the next. PnP-GD's steps are those that
-    `stable_curvature` allows.
+    network of one seed may not be with that of the next. The search of PnP-GD begins near the
+    longest step that `stable_curvature` allows.
     Finished pairs are kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the
     first returns what was found, the others nothing.
     """
@@ -63,7 +64,8 @@ def tune(
         if "curvature" in first:
             least = stable_curvature(method, problems, of_seeds)
             limits["curvature"] = least, math.inf
-            first["curvature"] = max(first["curvature"], 2 * least)
+            if math.isfinite(least):
+                first["curvature"] = BEYOND * least
         with inference(precision, device):
             score = partial(_mean_psnr, method, problems, of_seeds, iterations, tolerance)
             return {"trials": list(compass_search(first, score, trials, limits))}
@@ -88,7 +90,7 @@ def stable_curvature(
     """What c must exceed for PnP-GD's step to be stable near the true images, with every network.
 
     `iterations.curvature_bound` of the greatest spectral norm of G's Jacobian there. On few small
-    images and for few iterations a longer step can score higher, and lose all of an image later.
+    images and for few iterations a longer step can score higher, and ruin larger images later.
     """
     largest = [
         spectral_norm(jacobian(network_of(method, networks), problem.truth), problem.truth, 10, 0)
