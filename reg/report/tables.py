@@ -432,8 +432,9 @@ def tuning_sheet(
         f"divided by a ratio, {FIRST_RATIO:g} at first, and after a round without gain by its "
         f"square root, until that is below {LAST_RATIO:g} or after {budget} trials (†). * marks "
         "choices at the edge of what was tried. Longer steps than are stable are not tried: c "
-        f"stays above {BOUND} near the validation images, μ‖A‖² below 2. σ and s are noise levels "
-        "(/255), c is the curvature, w the weight of the regularizer, μ the step. PSNR in dB.",
+        f"stays above {BOUND} near the validation images, PnP-PGD's step below that of a stable "
+        "gradient step. σ and s are noise levels (/255), c is the curvature, w the weight of the "
+        "regularizer, μ the step. PSNR in dB.",
         ("Method", *["Begin → chosen [tried]"] * columns, "Trials", "PSNR"),
         tuple(blocks),
         pd.DataFrame(records),
