@@ -161,7 +161,7 @@ def measure_starts(
     keep: Collection[str] = (),
     keep_every: int = 1,
 ) -> pd.DataFrame:
-    """PSNR and SSIM of the degraded starts, as method `start` at iteration 0.
+    """PSNR and SSIM of the degraded images, as method `start` at iteration 0.
 
     No training took part in them; they stand under `training_seed`, the first one. Finished cells
     and several processes are as in `evaluate`.
@@ -171,8 +171,8 @@ def measure_starts(
 
     def cell(task: str, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
         def compute() -> State:
-            start = make_problem(task, batch, names, seed).start
-            return {"psnr": psnr(start, batch).tolist(), "ssim": ssim(start, batch)}
+            degraded = make_problem(task, batch, names, seed).degraded
+            return {"psnr": psnr(degraded, batch).tolist(), "ssim": ssim(degraded, batch)}
 
         return f"{task}_start_{names[0]}", compute
 
@@ -186,8 +186,8 @@ def measure_starts(
         rows += final_rows(task, "start", training_seed, names, 0, measured)
     for task in keep:
         for name, image in every_nth(images, keep_every).items():
-            start = make_problem(task, image, [name], seed).start
-            write_image(pictures / task / "start" / f"{name}.png", start)
+            degraded = make_problem(task, image, [name], seed).degraded
+            write_image(pictures / task / "start" / f"{name}.png", degraded)
     return long_table(rows)
 
 

@@ -353,7 +353,7 @@ def restored(
     for names, batch in batches(images):
         problem = make_problem(task, batch.to(device), names, seed)
         with inference(precision, device):
-            iterates = [problem.start, *islice(restore.iterates(problem), most)]
+            iterates = [problem.degraded, *islice(restore.iterates(problem), most)]
         yield problem, names, iterates
 
 

@@ -201,6 +201,8 @@ def _pnp_gd(
     descent: Descent,
     bounds: tuple[float, float],
 ) -> Iterator[Tensor]:
+    if descent in ("plain", "adam"):
+        problem = replace(problem, start=problem.degraded)
     sigma = parameters["sigma"] / 255
     step = parameters["step"] if "step" in parameters else 1 / (sigma**2 * parameters["curvature"])
     return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent, bounds=bounds)
@@ -296,9 +298,10 @@ def _admm(bounds: tuple[float, float]) -> Method:
 
 # `pnp-gd` is the method; the other three follow the same gradient by other schedules. For equal
 # terms its bounds are those of RED, PnP-ADMM and PnP-HQS as well. Without bounds, as published, are
-# the schedules of the paper's equation and of the official code, `pnp-admm-unbounded`, PnP-PGD,
-# some of whose runs fall for want of them (by 0.5 dB in the mean, in inpainting; it stays behind),
-# and GS-PnP and TV, whose proximal steps have no closed form within them.
+# the schedules of the paper's equation and of the official code, which begin as published, too
+# (`Problem.degraded`); `pnp-admm-unbounded`; PnP-PGD, some of whose runs fall for want of them (by
+# 0.5 dB in the mean, in inpainting; it stays behind); and GS-PnP and TV, whose proximal steps have
+# no closed form within them.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(
         "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE

@@ -9,7 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from itertools import islice
@@ -23,7 +23,6 @@ import numpy.typing as npt
 import psutil
 import torch
 from scipy.fft import next_fast_len  # type: ignore[import-untyped]
-from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,7 +52,7 @@ from reg.operators import (
     read_kernel,
 )
 from reg.photos import read_photo
-from reg.problems import Problem, Task, parse_task
+from reg.problems import Problem, Task, fill_holes, parse_task
 from reg.unrolled import load_unrolled
 
 Array = npt.NDArray[Any]
@@ -376,9 +375,6 @@ def _unroll(
     degradation: Degradation, y: Tensor, noise: float, unrolled: Callable[..., Tensor]
 ) -> Tensor:
     problem, inner = pose(degradation, y, noise)
-    if degradation.mask is not None:  # its steps were trained from gray holes
-        gray = torch.full_like(problem.y, 0.5)
-        problem = replace(problem, start=problem.y + gray - problem.operator.A(gray))
     return unrolled(problem)[inner]
 
 
@@ -388,17 +384,14 @@ def pose(
     """The problem to be solved for y (1,3,H,W), and where in its solution the photograph is.
 
     Iterations start from y with its border repeated, enlarged by bicubic interpolation for ``sr``,
-    and with the nearest known pixel in holes.
+    and with holes filled (`problems.fill_holes`).
     """
     height, width = y.shape[-2:]
     if degradation.mask is not None:
-        known = degradation.mask.cpu()
-        rows, columns = distance_transform_edt(
-            ~known.numpy(), return_distances=False, return_indices=True
-        )
-        operator: Operator = Inpainting(known[None, None].to(y.device))
-        start, reach, factor = y[..., rows, columns], 0, 1
+        known = degradation.mask[None, None].to(y.device)
+        operator: Operator = Inpainting(known)
         y = operator.A(y)
+        start, reach, factor = fill_holes(y, known), 0, 1
     elif degradation.task == "denoise":
         operator, start, reach, factor = Denoising(), y, 0, 1
     else:

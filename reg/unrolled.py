@@ -25,7 +25,7 @@ class Unrolled(nn.Module):
     positive, and an optimiser whose steps are the same for every weight moves them by per cents
     while it moves the weights of G by thousandths. With `learn_steps=False` they keep their
     initial values. With constant μ, σ and ReG's weights
-    the network is K steps of `iterations.pnp_gd`.
+    the network is K steps of `iterations.pnp_gd` from `Problem.degraded`.
 
     With `recompute` a training keeps the images x_k alone and computes the inside of a step anew
     when its gradient is due (activation checkpointing: Chen et al., 2016), so that memory grows
@@ -58,12 +58,12 @@ class Unrolled(nn.Module):
         """Restore the images of a problem by K steps, or by as many as asked for: (N,3,H,W)."""
         count = self.steps if steps is None else steps
         x: Tensor
-        (x,) = deque(chain([problem.start], islice(self.iterates(problem), count)), maxlen=1)
+        (x,) = deque(chain([problem.degraded], islice(self.iterates(problem), count)), maxlen=1)
         return x
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:
         """x₁, x₂, … without end: beyond K the last μ and σ are used again."""
-        x, k = problem.start, 0
+        x, k = problem.degraded, 0
         while True:
             step, sigma = (GAIN * self.log_step[k]).exp(), (GAIN * self.log_sigma[k]).exp()
             if self.recompute and torch.is_grad_enabled():
@@ -82,7 +82,7 @@ class Unrolled(nn.Module):
 
 
 class EndToEnd(nn.Module):
-    """x = N(x₀): a DRUNet that makes the restored image of the iterations' start in one pass.
+    """x = N(x₀): a DRUNet that makes the restored image of the degraded one in one pass.
 
     What one would train without any use of A, as a rival of `Unrolled` around a G of its size.
     """
@@ -95,7 +95,7 @@ class EndToEnd(nn.Module):
 
     def forward(self, problem: Problem) -> Tensor:
         """Restore the images of a problem: (N,3,H,W)."""
-        out: Tensor = self.network(problem.start)
+        out: Tensor = self.network(problem.degraded)
         return out
 
     def iterates(self, problem: Problem) -> Iterator[Tensor]:

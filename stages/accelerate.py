@@ -1,4 +1,4 @@
-"""Stage `accelerate`: four schedules that follow PnP-GD's gradient, from the same start."""
+"""Stage `accelerate`: four schedules that follow PnP-GD's gradient."""
 
 from pathlib import Path
 

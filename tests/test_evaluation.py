@@ -484,13 +484,13 @@ def test_starts_are_measured_as_a_method() -> None:
     values = table.set_index(["task", "image", "metric"])["value"].sort_index()
     for job in (JOBS[0], JOBS[2]):
         for name in IMAGES:
-            start = expected_curves(job, name)[2].start
+            start = expected_curves(job, name)[2].degraded
             measured = values[job.task, name]
             assert measured["psnr"] == pytest.approx(psnr(start, IMAGES[name]).item(), abs=1e-3)
             assert measured["ssim"] == pytest.approx(ssim(start, IMAGES[name])[0], abs=1e-4)
     for name in IMAGES:
         shown = read_image(Path("pictures/inpaint-50/start", f"{name}.png"))
-        start = expected_curves(JOBS[2], name)[2].start
+        start = expected_curves(JOBS[2], name)[2].degraded
         torch.testing.assert_close(shown, start.clamp(0, 1), rtol=0, atol=0.51 / 255)
     assert not Path("pictures/deblur-k0-2.55").exists()
 

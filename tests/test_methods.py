@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -207,8 +208,10 @@ def test_pnp_gd_takes_noise_levels_of_255_and_the_curvature_of_g(
 )
 def test_other_schedules_of_pnp_gd_take_a_step(task: str, method: str, descent: Descent) -> None:
     p, G = problem(task), NETWORKS.regularizers["updated"]
-    expected = pnp_gd(p, G, sigma=12 / 255, step=0.3, descent=descent)
     found = after(method, p, {"sigma": 12.0, "step": 0.3})
+    if descent in ("plain", "adam"):  # as published, from 0.5 in holes
+        p = replace(p, start=p.degraded)
+    expected = pnp_gd(p, G, sigma=12 / 255, step=0.3, descent=descent)
     torch.testing.assert_close(found, next(islice(expected, 4, None)))
 
 

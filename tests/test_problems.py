@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reg.errors import InputError
 from reg.operators import Blur, Denoising, Downsampling, Inpainting, gaussian_kernel
-from reg.problems import Problem, Task, make_problem, parse_task, task_label
+from reg.problems import Problem, Task, fill_holes, make_problem, parse_task, task_label
 
 TASKS = ["deblur-k5-2.55", "sr-x2-2.55", "sr-x3-0", "inpaint-20", "denoise-25"]
 
@@ -132,9 +132,43 @@ def test_starts() -> None:
     for task in ("deblur-k5-2.55", "denoise-25"):
         problem = make_problem(task, x, names, seed=0)
         assert torch.equal(problem.start, problem.y)
+        assert torch.equal(problem.degraded, problem.y)
     problem = make_problem("inpaint-20", x, names, seed=0)
     known = problem.operator.A(torch.ones_like(x)) == 1
-    assert torch.equal(problem.start, torch.where(known, x, torch.full_like(x, 0.5)))
+    assert torch.equal(problem.degraded, torch.where(known, x, torch.full_like(x, 0.5)))
+    assert torch.equal(problem.start, fill_holes(problem.y, known[:, :1]))
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    percent=st.integers(0, 100),
+    seed=st.integers(0, 99),
+)
+def test_holes_are_filled_between_the_known_pixels(
+    height: int, width: int, percent: int, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    y = 2 * torch.rand(2, 3, height, width, generator=draw, dtype=torch.float64) - 0.5
+    known = torch.rand(2, 1, height, width, generator=draw) < percent / 100
+    unseen = torch.where(known, y, torch.nan)
+    filled = fill_holes(unseen, known)
+    assert torch.equal(filled[known.expand_as(y)], y[known.expand_as(y)])
+    for one, seen, mask in zip(filled, y, known, strict=True):
+        for channel, values in zip(one, seen, strict=True):
+            given_ = values[mask[0]] if mask.any() else torch.tensor([0.5])
+            assert given_.min() - 1e-9 <= channel.min() <= channel.max() <= given_.max() + 1e-9
+    alone = [fill_holes(unseen[i : i + 1], known[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(torch.cat(alone), filled, rtol=0, atol=1e-12)
+
+
+def test_a_hole_takes_what_surrounds_it() -> None:
+    column = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    known = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+    known[..., 20:37, 22:35] = False  # of 13 columns, in which the ramp rises by 0.2
+    assert (fill_holes(column, known) - column).abs().max() < 0.1
+    scattered = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.2
+    assert (fill_holes(column, scattered) - column).square().mean().sqrt() < 0.01
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])

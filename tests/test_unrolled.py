@@ -42,9 +42,10 @@ def problem(task: str, dtype: torch.dtype = torch.float32) -> Problem:
 def test_it_is_that_many_steps_of_gradient_descent(task: str) -> None:
     network, p = unrolled(), problem(task)
     with torch.no_grad():
+        restored = network(p)
+        p = replace(p, start=p.degraded)
         descent = pnp_gd(p, network.regularizer, sigma=SIGMA, step=STEP, descent="plain")
         expected = next(islice(descent, STEPS - 1, None))
-        restored = network(p)
         # The comparison would be empty if G moved nothing.
         without = next(islice(pnp_gd(p, torch.zeros_like, sigma=SIGMA, step=STEP), STEPS - 1, None))
     assert (expected - without).abs().max() > 1e-2
@@ -55,7 +56,7 @@ def test_it_is_that_many_steps_of_gradient_descent(task: str) -> None:
 def test_every_step_has_its_own_length_and_noise_level(task: str) -> None:
     network, p = unrolled(steps=2), problem(task)
     lengths, levels = [0.3, 0.9], [0.2, 0.05]
-    x, A = p.start, p.operator
+    x, A = p.degraded, p.operator
     with torch.no_grad():
         network.log_step.copy_(torch.tensor(lengths).log() / GAIN)
         network.log_sigma.copy_(torch.tensor(levels).log() / GAIN)
@@ -81,7 +82,7 @@ def test_lengths_and_noise_levels_stay_positive_whatever_the_optimiser_does() ->
     assert bool((network.log_step < -100).all())  # the step was huge indeed
     assert bool((network.log_step.exp() >= 0).all())
     assert bool((network.log_sigma.exp() >= 0).all())
-    torch.testing.assert_close(network(p), p.start)
+    torch.testing.assert_close(network(p), p.degraded)
 
 
 @tasks
@@ -90,7 +91,7 @@ def test_any_number_of_steps_may_be_taken(task: str) -> None:
     with torch.no_grad():
         network.log_step.copy_(torch.tensor([0.3, 0.9]).log() / GAIN)
         network.log_sigma.copy_(torch.tensor([0.2, 0.05]).log() / GAIN)
-        assert torch.equal(network(p, 0), p.start)
+        assert torch.equal(network(p, 0), p.degraded)
         first, second, third, fourth = islice(network.iterates(p), 4)
         for count, x in enumerate((first, second, third, fourth), start=1):
             assert torch.equal(network(p, count), x)
@@ -186,7 +187,7 @@ def test_gradients_reach_every_weight_and_nothing_else() -> None:
         assert weight.grad is not None, name
         assert weight.grad.abs().max() > 0, name
     assert not p.y.requires_grad
-    assert not p.start.requires_grad
+    assert not p.degraded.requires_grad
 
 
 # --- the objective -------------------------------------------------------------------------
@@ -264,13 +265,13 @@ def test_noise_is_fresh_for_every_crop_and_iteration_and_repeatable() -> None:
 
 
 @tasks
-def test_end_to_end_is_one_pass_over_the_start(task: str) -> None:
+def test_end_to_end_is_one_pass_over_the_degraded_image(task: str) -> None:
     network, p = EndToEnd(regularizer().network), problem(task)
     assert network.steps == 1
     with torch.no_grad():
         (only,) = network.iterates(p)
         assert torch.equal(network(p), only)
-        assert torch.equal(only, network.network(p.start))
+        assert torch.equal(only, network.network(p.degraded))
     loss = UnrolledObjective(network, task, 7, 0.5)(clean(), 3, generators(3))["loss"]
     loss.mean().backward()
     assert all(weight.grad is not None for weight in network.parameters())

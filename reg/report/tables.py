@@ -105,7 +105,8 @@ def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
         "restoration",
         f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
-        f"second underlined.{until}{seeds_say(table)}",
+        "second underlined. In inpainting all methods begin with holes filled from coarse to fine, "
+        f"the degraded image has 0.5 there.{until}{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
         task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
@@ -296,12 +297,13 @@ def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
     early, images = max(run.early for run in runs), max(run.images for run in runs)
     return Sheet(
         "acceleration",
-        f"Four schedules of PnP-GD from the same start, mean over {images} test "
+        f"Four schedules of PnP-GD, mean over {images} test "
         f"images{central}: PSNR in dB after {early:,} iterations and at the end of the run, the "
         f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
         "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
-        "ends further below. In inpainting without noise Adam and the plain step take σ = 1/255, "
-        "the others the tuned one, on which they hardly depend.",
+        "ends further below. In inpainting Adam and the plain step begin as published, with 0.5 in "
+        "the holes, and take σ = 1/255 where there is no noise; the others begin with holes filled "
+        "from coarse to fine and take the tuned σ, on which they hardly depend.",
         (
             "Schedule", f"PSNR\nat {early:,}", "End\nat", "PSNR\nat end", "Minus\nAdam's",
             f"{NEAR:g} dB\nfrom", "Speed-\nup",
