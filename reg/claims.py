@@ -35,6 +35,7 @@ METHODS = {
     "start": "Degraded",
     "pnp-gd": "PnP-GD (ReG)",
     "pnp-gd-adam": "PnP-GD, Adam",
+    "pnp-gd-published": "PnP-GD, Adam, published start",
     "pnp-gd-plain": "PnP-GD, plain step",
     "pnp-gd-spectral": "PnP-GD, spectral step",
     "red": "RED",

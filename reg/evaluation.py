@@ -14,10 +14,10 @@ from reg.checkpoints import State, finished_cell, write_whole
 from reg.console import first_process, progress
 from reg.images import write_image
 from reg.iterations import settle
-from reg.methods import Networks, iterate
+from reg.methods import Networks, iterate, posed
 from reg.metrics import mean_squared_difference, psnr, ssim
 from reg.networks import Precision, inference
-from reg.problems import Problem, make_problem
+from reg.problems import Problem, make_problem, parse_task
 from reg.processes import finish_share
 
 COLUMNS = ["task", "method", "seed", "image", "iteration", "metric", "value"]
@@ -124,7 +124,7 @@ def run_job(
 
     Returns {"curves": those of `trace`, "measured": a value per image for each metric}.
     """
-    problem = make_problem(job.task, batch.to(networks.device), names, seed)
+    problem = posed(job.method, make_problem(job.task, batch.to(networks.device), names, seed))
     with inference(precision, networks.device):
         iterates = iterate(job.method, problem, networks, job.parameters)
         if tolerance is not None:
@@ -150,7 +150,7 @@ def every_nth(images: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
     return {name: images[name] for name in sorted(images)[::n]}
 
 
-def measure_starts(
+def measure_degraded(
     tasks: Sequence[str],
     images: Mapping[str, Tensor],
     *,
@@ -163,18 +163,22 @@ def measure_starts(
 ) -> pd.DataFrame:
     """PSNR and SSIM of the degraded images, as method `start` at iteration 0.
 
-    No training took part in them; they stand under `training_seed`, the first one. Finished cells
-    and several processes are as in `evaluate`.
+    For inpainting also `psnr_filled` and `ssim_filled`, of the images with their holes filled,
+    where methods begin. No training took part in them; they stand under `training_seed`, the first
+    one. Finished cells and several processes are as in `evaluate`.
     """
     held = list(batches(images))
     parts = [(task, *batch) for task in tasks for batch in held]
 
     def cell(task: str, names: list[str], batch: Tensor) -> tuple[str, Callable[[], State]]:
         def compute() -> State:
-            degraded = make_problem(task, batch, names, seed).degraded
-            return {"psnr": psnr(degraded, batch).tolist(), "ssim": ssim(degraded, batch)}
+            problem = make_problem(task, batch, names, seed)
+            state = _quality("", problem.degraded, batch)
+            if parse_task(task).kind == "inpaint":
+                state |= _quality("_filled", problem.start, batch)
+            return state
 
-        return f"{task}_start_{names[0]}", compute
+        return f"{task}_degraded_{names[0]}", compute
 
     cells = [cell(*part) for part in parts]
     finish_share(key, dict(cells))
@@ -189,6 +193,10 @@ def measure_starts(
             degraded = make_problem(task, image, [name], seed).degraded
             write_image(pictures / task / "start" / f"{name}.png", degraded)
     return long_table(rows)
+
+
+def _quality(suffix: str, x: Tensor, truth: Tensor) -> State:
+    return {f"psnr{suffix}": psnr(x, truth).tolist(), f"ssim{suffix}": ssim(x, truth)}
 
 
 def iterations_taken(differences: Tensor) -> Tensor:

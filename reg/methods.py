@@ -117,13 +117,15 @@ def _of_seed(models: Path, seed: int, once: Networks) -> Networks:
 class Method:
     """How a method is run, where the tuning of its parameters begins, and what they stay below.
 
-    `run(problem, network, parameters)` gets the one network that the method uses.
+    `run(problem, network, parameters)` gets the one network that the method uses. With
+    `from_degraded` its iterations begin at `Problem.degraded`.
     """
 
     kind: Kind
     run: Callable[[Problem, Any, Parameters], Iterator[Tensor]]
     begin: Callable[[Task], dict[str, float]]
     below: Mapping[str, float] = field(default_factory=dict)
+    from_degraded: bool = False
 
 
 def iterate(
@@ -133,6 +135,11 @@ def iterate(
     known, _, turned = _parse(method)
     network = network_of(method, networks)
     return known.run(problem, equivariant(network) if turned else network, parameters)
+
+
+def posed(method: str, problem: Problem) -> Problem:
+    """The problem with the start of a method, which `iterate` takes from the problem."""
+    return replace(problem, start=problem.degraded) if _parse(method)[0].from_degraded else problem
 
 
 def network_of(method: str, networks: Networks) -> Any:
@@ -201,8 +208,6 @@ def _pnp_gd(
     descent: Descent,
     bounds: tuple[float, float],
 ) -> Iterator[Tensor]:
-    if descent in ("plain", "adam"):
-        problem = replace(problem, start=problem.degraded)
     sigma = parameters["sigma"] / 255
     step = parameters["step"] if "step" in parameters else 1 / (sigma**2 * parameters["curvature"])
     return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent, bounds=bounds)
@@ -298,10 +303,9 @@ def _admm(bounds: tuple[float, float]) -> Method:
 
 # `pnp-gd` is the method; the other three follow the same gradient by other schedules. For equal
 # terms its bounds are those of RED, PnP-ADMM and PnP-HQS as well. Without bounds, as published, are
-# the schedules of the paper's equation and of the official code, which begin as published, too
-# (`Problem.degraded`); `pnp-admm-unbounded`; PnP-PGD, some of whose runs fall for want of them (by
-# 0.5 dB in the mean, in inpainting; it stays behind); and GS-PnP and TV, whose proximal steps have
-# no closed form within them.
+# the schedules of the paper's equation and of the official code, `pnp-admm-unbounded`, PnP-PGD,
+# which stays behind, and GS-PnP and TV, whose proximal steps have no closed form within them.
+# `pnp-gd-published` is the official code to the start, which others have in common.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(
         "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
@@ -310,6 +314,10 @@ METHODS: dict[str, Method] = {
         "spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
     ),
     "pnp-gd-adam": _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
+    "pnp-gd-published": replace(
+        _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
+        from_degraded=True,
+    ),
     "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "step": 1.0}),
     "red": Method(
         "denoisers",
@@ -350,19 +358,20 @@ ABLATION = (
 
 
 def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
-    """Parameters of the four schedules of PnP-GD for one task, from the σ and c tuned for `pnp-gd`.
+    """Parameters of the schedules of PnP-GD for one task, from the σ and c tuned for `pnp-gd`.
 
     Adam takes the official rate of the task. The plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, is
     below its bound 2/(‖A‖² + σ²L) as long as L < 1.43 c + 0.43/σ². Where there is
     no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there Adam and
-    the plain step, whose speed it decides, take the official 1/255, and the four no longer share
-    their fixed points.
+    the plain step, whose speed it decides, take the official 1/255, and the schedules no longer
+    share their fixed points.
     """
     named = parse_task(task)
     sigma = tuned["sigma"] if named.sigma_n else _noise(named)
     step = 1.4 / (1 + (sigma / 255) ** 2 * tuned["curvature"])
     return {
         "pnp-gd-adam": {"sigma": sigma, "step": ADAM_STEP[named.kind]},
+        "pnp-gd-published": {"sigma": sigma, "step": ADAM_STEP[named.kind]},
         "pnp-gd-plain": {"sigma": sigma, "step": step},
         "pnp-gd-spectral": dict(tuned),
         "pnp-gd": dict(tuned),

@@ -71,11 +71,11 @@ class Problem:
     def degraded(self) -> Tensor:
         """The measurements as an image, where the official code begins: 0.5 in holes, else `start`.
 
-        The schedules of the paper and of its code begin there, and so do unrolled networks.
+        Unrolled networks begin there, too.
         """
         if not isinstance(self.operator, Inpainting):
             return self.start
-        return self.y + 0.5 * (1 - self.operator.A(torch.ones_like(self.y)))
+        return torch.where(self.operator.mask, self.y, 0.5)
 
 
 def parse_task(name: str) -> Task:
@@ -134,7 +134,7 @@ def make_problem(task: str, images: Tensor, names: Sequence[str], seed: int) -> 
     if parsed.sigma_n > 0:
         noise = [torch.randn(y.shape[1:], generator=generator) for generator in generators]
         y = y + parsed.sigma_n * torch.stack(noise).to(y)
-    return Problem(task, operator, y, parsed.sigma_n, _start(parsed, operator, y), images)
+    return Problem(task, operator, y, parsed.sigma_n, _start(parsed.factor, operator, y), images)
 
 
 def _generator(seed: int, task: str, name: str) -> torch.Generator:
@@ -156,24 +156,19 @@ def _operator(task: Task, images: Tensor, generators: Sequence[torch.Generator])
             return Denoising()
 
 
-def _start(task: Task, operator: Operator, y: Tensor) -> Tensor:
-    match task.kind:
-        case "sr":
-            return F.interpolate(y, scale_factor=task.factor, mode="bicubic", align_corners=False)
-        case "inpaint":
-            return fill_holes(y, operator.A(torch.ones_like(y)).bool())
-        case "deblur" | "denoise":
-            return y
+def _start(factor: int, operator: Operator, y: Tensor) -> Tensor:
+    if factor > 1:
+        return F.interpolate(y, scale_factor=factor, mode="bicubic", align_corners=False)
+    return fill_holes(y, operator.mask) if isinstance(operator, Inpainting) else y
 
 
 def fill_holes(y: Tensor, known: Tensor) -> Tensor:
-    """y (N,C,H,W) where `known`, a mask that broadcasts to it; elsewhere what coarser scales say.
+    """y (N,C,H,W) where it is known, elsewhere what coarser scales say.
 
-    The known pixels of each square of four are averaged, and so on until there is no hole; on the
-    way back every hole takes the bilinear enlargement of the scale below (the pull–push of Gortler
-    et al., "The Lumigraph", SIGGRAPH 1996). 0.5 everywhere if nothing is known.
-
-    From here PnP-GD comes in 20 iterations to where 150 take it from 0.5 in the holes.
+    `known` is of bool, (N or 1, 1 or C, H, W). The known pixels of each square of four are
+    averaged, and so on until there is no hole; on the way back every hole takes the bilinear
+    enlargement of the scale below (the pull–push of Gortler et al., "The Lumigraph", SIGGRAPH
+    1996). 0.5 everywhere if nothing is known.
     """
     if bool(known.all()):
         return y

@@ -1,4 +1,4 @@
-"""Stage `accelerate`: four schedules that follow PnP-GD's gradient."""
+"""Stage `accelerate`: schedules that follow PnP-GD's gradient."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pandas as pd
 from reg.checkpoints import hand_over
 from reg.evaluation import central_crops, evaluate, every_nth, write_table
 from reg.params import Params
+from reg.problems import parse_task
 from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
@@ -17,10 +18,16 @@ def work(params: Params) -> Path:
     given = inputs(params, "accelerate", "test")
     tables = []
     for iterations, methods in (
-        (section.iterations, ("pnp-gd-adam", "pnp-gd-plain")),
+        (section.iterations, ("pnp-gd-adam", "pnp-gd-plain", "pnp-gd-published")),
         (section.short, ("pnp-gd-spectral", "pnp-gd")),
     ):
-        jobs = [given.schedule(task, method) for task in section.tasks for method in methods]
+        jobs = [
+            given.schedule(task, method)
+            for task in section.tasks
+            for method in methods
+            # It differs in inpainting alone.
+            if method != "pnp-gd-published" or parse_task(task).kind == "inpaint"
+        ]
         tables.append(
             evaluate(
                 jobs,

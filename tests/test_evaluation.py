@@ -22,8 +22,9 @@ from reg.evaluation import (
     final_rows,
     iterations_taken,
     long_table,
-    measure_starts,
+    measure_degraded,
     most_at_once,
+    run_job,
     trace,
     write_table,
 )
@@ -31,7 +32,7 @@ from reg.images import read_image
 from reg.iterations import settle
 from reg.methods import Networks, iterate
 from reg.metrics import psnr, ssim
-from reg.networks import Denoiser
+from reg.networks import Denoiser, Regularizer, initialise
 from reg.operators import Denoising
 from reg.problems import Problem, make_problem
 
@@ -467,32 +468,47 @@ def test_what_is_measured_of_an_image_does_not_depend_on_its_batch() -> None:
         assert together[name].to_dict() == pytest.approx(alone.to_dict(), abs=1e-3)
 
 
-def test_starts_are_measured_as_a_method() -> None:
-    table = measure_starts(
+def test_degraded_images_are_measured_as_a_method() -> None:
+    table = measure_degraded(
         ["deblur-k0-2.55", "inpaint-50"],
         IMAGES,
         training_seed=3,
         seed=7,
-        key="starts",
+        key="degraded",
         pictures=Path("pictures"),
         keep=["inpaint-50"],
     )
     assert set(table["method"]) == {"start"}
     assert set(table["seed"]) == {3}
     assert set(table["iteration"]) == {0}
-    assert len(table) == 2 * len(IMAGES) * 2
+    assert len(table) == 3 * len(IMAGES) * 2  # degraded by two tasks, and with holes filled
     values = table.set_index(["task", "image", "metric"])["value"].sort_index()
     for job in (JOBS[0], JOBS[2]):
         for name in IMAGES:
-            start = expected_curves(job, name)[2].degraded
-            measured = values[job.task, name]
-            assert measured["psnr"] == pytest.approx(psnr(start, IMAGES[name]).item(), abs=1e-3)
-            assert measured["ssim"] == pytest.approx(ssim(start, IMAGES[name])[0], abs=1e-4)
+            problem, measured = expected_curves(job, name)[2], values[job.task, name]
+            for suffix, x in {"": problem.degraded, "_filled": problem.start}.items():
+                if suffix and job.task != "inpaint-50":
+                    assert f"psnr{suffix}" not in measured
+                    continue
+                expected = [psnr(x, IMAGES[name]).item(), ssim(x, IMAGES[name])[0]]
+                found = [measured[f"psnr{suffix}"], measured[f"ssim{suffix}"]]
+                assert found == pytest.approx(expected, abs=1e-3)
     for name in IMAGES:
         shown = read_image(Path("pictures/inpaint-50/start", f"{name}.png"))
         start = expected_curves(JOBS[2], name)[2].degraded
         torch.testing.assert_close(shown, start.clamp(0, 1), rtol=0, atol=0.51 / 255)
     assert not Path("pictures/deblur-k0-2.55").exists()
+
+
+def test_the_first_step_is_measured_from_where_the_method_begins() -> None:
+    # Adam's first step is its rate, whatever the gradient.
+    network = Regularizer((4, 4, 8, 8), 1)
+    initialise(network, torch.Generator().manual_seed(0))
+    networks, batch = Networks(regularizers={"updated": network}), image(1, 3, 24, 24)
+    for method in ("pnp-gd-adam", "pnp-gd-published"):
+        job = Job("inpaint-20", method, {"sigma": 1.0, "step": 0.01})
+        state, _ = run_job(job, ["a"], batch, networks, 1, None, 0, "fp32")
+        assert 0 < state["curves"]["msd"].item() <= 1.001e-4
 
 
 # --- validation of a denoiser --------------------------------------------------------------

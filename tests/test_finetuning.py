@@ -229,13 +229,15 @@ def measured(networks: dict[Training, Unrolled | EndToEnd], tests: dict[str, Ten
     return Path("results")
 
 
-def test_networks_are_measured_as_the_descents_that_they_are() -> None:
+@pytest.mark.parametrize("task", [TASK, "inpaint-50"])
+def test_networks_are_measured_as_the_descents_that_they_are(task: str) -> None:
     tests = images(3, 24)
-    networks = {training: bench().build(training) for training in PLAN.trainings(TASK, 0.1)}
+    networks = {training: bench().build(training) for training in PLAN.trainings(task, 0.1)}
     results = measured(networks, tests)
     table, steps = pd.read_csv(results / "table.csv"), pd.read_csv(results / "steps.csv")
     for name, image in tests.items():
-        problem = make_problem(TASK, image, [name], 5)
+        problem = make_problem(task, image, [name], 5)
+        problem = replace(problem, start=problem.degraded)
         with torch.no_grad():
             descent = islice(pnp_gd(problem, trained(), sigma=0.02, step=1.0), 4)
             levels = [float(psnr(x, image)) for x in (problem.start, *descent)]
@@ -246,7 +248,7 @@ def test_networks_are_measured_as_the_descents_that_they_are() -> None:
         assert final["value"].to_numpy() == pytest.approx(2 * [levels[2]], abs=1e-3)
     assert sorted(set(table["seed"])) == [0, 1]
     assert set(table["iteration"]) == {PLAN.iterations}
-    assert sorted(path.stem for path in (results / "images" / TASK).iterdir()) == sorted(tests)
+    assert sorted(path.stem for path in (results / "images" / task).iterdir()) == sorted(tests)
 
 
 def test_a_network_without_steps_has_no_table_of_them() -> None:

@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from reg.methods import (
     iterate,
     load_networks,
     method_named,
+    posed,
     retrained,
     schedules,
     training_seeds,
@@ -202,15 +202,22 @@ def test_pnp_gd_takes_noise_levels_of_255_and_the_curvature_of_g(
         torch.testing.assert_close(found, next(islice(expected, 4, None)))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_begin_alike_but_for_the_published_one(method: str) -> None:
+    p = problem("inpaint-20")
+    start = p.degraded if method == "pnp-gd-published" else p.start
+    assert torch.equal(posed(method, p).start, start)
+    assert not torch.equal(p.degraded, p.start)
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
-    ("method", "descent"), [("pnp-gd-adam", "adam"), ("pnp-gd-plain", "plain")]
+    ("method", "descent"),
+    [("pnp-gd-adam", "adam"), ("pnp-gd-published", "adam"), ("pnp-gd-plain", "plain")],
 )
 def test_other_schedules_of_pnp_gd_take_a_step(task: str, method: str, descent: Descent) -> None:
     p, G = problem(task), NETWORKS.regularizers["updated"]
     found = after(method, p, {"sigma": 12.0, "step": 0.3})
-    if descent in ("plain", "adam"):  # as published, from 0.5 in holes
-        p = replace(p, start=p.degraded)
     expected = pnp_gd(p, G, sigma=12 / 255, step=0.3, descent=descent)
     torch.testing.assert_close(found, next(islice(expected, 4, None)))
 
@@ -421,12 +428,13 @@ def test_all_schedules_follow_one_gradient_to_the_same_fixed_point(task: str) ->
         method: next(islice(iterate(method, p, networks, parameters), 1499, None))
         for method, parameters in schedules(task, tuned).items()
     }
-    assert set(last) == {"pnp-gd", "pnp-gd-spectral", "pnp-gd-adam", "pnp-gd-plain"}
+    adams = {"pnp-gd-adam", "pnp-gd-published"}
+    assert set(last) == {"pnp-gd", "pnp-gd-spectral", "pnp-gd-plain", *adams}
     residual = p.operator.A(last["pnp-gd"]) - p.y
     gradient = p.operator.A_adjoint(residual) + (40 / 255) ** 2 * 20.0 * last["pnp-gd"]
     assert gradient.abs().max() < 1e-9
     for method, x in last.items():
-        tolerance = 0.01 if method == "pnp-gd-adam" else 1e-8
+        tolerance = 0.01 if method in adams else 1e-8
         torch.testing.assert_close(x, last["pnp-gd"], rtol=0, atol=tolerance)
 
 
@@ -552,7 +560,7 @@ def test_every_method_runs_on_loaded_networks(models: Path) -> None:
     )
     (networks,) = load_networks(models).values()
     turned = [f"{name}+x8" for name, method in METHODS.items() if "ers" in method.kind]
-    assert len(turned) == 9
+    assert len(turned) == 10
     with torch.no_grad():
         for method in (*METHODS, *turned):
             iterates = iterate(method, problem(), networks, begin(method, "deblur-k5-2.55"))

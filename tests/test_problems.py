@@ -166,7 +166,7 @@ def test_a_hole_takes_what_surrounds_it() -> None:
     column = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
     known = torch.ones(1, 1, 64, 64, dtype=torch.bool)
     known[..., 20:37, 22:35] = False  # of 13 columns, in which the ramp rises by 0.2
-    assert (fill_holes(column, known) - column).abs().max() < 0.1
+    assert (fill_holes(column, known) - column).abs().max() < 0.03
     scattered = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)) < 0.2
     assert (fill_holes(column, scattered) - column).square().mean().sqrt() < 0.01
 

@@ -775,6 +775,22 @@ def test_the_acceleration_says_what_was_reached_and_what_was_missed() -> None:
     assert "stays" not in said
 
 
+def test_adam_as_published_stands_beside_the_schedules_where_it_was_run() -> None:
+    table = acceleration()
+    adam = table[(table["task"] == "inpaint-20") & (table["method"] == "pnp-gd-adam")]
+    lower = np.where(adam["metric"] == "psnr", adam["value"] - 1.5, adam["value"])
+    both = pd.concat([table, adam.assign(method="pnp-gd-published", value=lower)])
+    said = findings.acceleration_says(both)
+    assert said.startswith(findings.acceleration_says(table))
+    assert "As published, from 0.5 in the holes, Adam ends at -1.50 dB in Inpainting 20 %" in said
+    for of, names in ((table, 0), (both, 1)):
+        deblurring, inpainting = figures.draw_acceleration(of).axes
+        for axis, count in ((deblurring, 0), (inpainting, names)):
+            assert sum("as published" in text.get_text() for text in axis.texts) == count
+        sheet = tables.acceleration_sheet(of)
+        assert ("0.5 in the holes" in sheet.caption) == bool(names)
+
+
 def test_the_acceleration_figure_marks_the_band_and_the_entries() -> None:
     figure = figures.draw_acceleration(acceleration("inpaint-20"))
     deblurring, inpainting = figure.axes
@@ -1109,6 +1125,34 @@ def test_the_restoration_figure_says_what_fallen_runs_cost() -> None:
     assert "its own fallen runs left out, +2.00 dB" in said
     assert "Of PnP-GD's 2 runs 1 have fallen, they end 1 dB or more below" in said
     assert "PnP-ADMM" not in said
+
+
+def test_filled_holes_stand_beside_what_methods_make_of_them(tree: Path) -> None:
+    table = read_csv(tree / "results/tiny/evaluate_restoration/table.csv", COLUMNS)
+    assert "Holes filled" not in {
+        row[0].text for row in tables.restoration_sheet(table).blocks[0][1]
+    }
+    assert "filled" not in tables.restoration_sheet(table).caption
+    assert "Filling" not in findings.restoration_says(table)
+    degraded = table[(table["task"] == "inpaint-20") & (table["method"] == "start")]
+    psnr = degraded[degraded["metric"] == "psnr"]
+    means = table[(table["task"] == "inpaint-20") & (table["metric"] == "psnr")]
+    means = means.groupby("method")["value"].mean()
+    filled = means["red"] + 0.01  # above RED and what lies below it alone
+    rows = psnr.assign(metric="psnr_filled", value=filled)
+    both = pd.concat([table, rows, rows.assign(metric="ssim_filled", value=0.7)])
+    said = findings.restoration_says(both)
+    assert f"gives {filled:.2f} dB in Inpainting 20 %, to which PnP-GD adds" in said
+    assert f"{means['pnp-gd'] - filled:+.2f} dB and below which RED and" in said
+    assert "PnP-ADMM end" not in said
+    assert "Degraded" not in said
+    sheet = tables.restoration_sheet(both)
+    assert "begin with holes filled" in sheet.caption
+    place = sheet.header.index("Inpaint\n20 %")
+    for (_, lines), value in zip(sheet.blocks, (f"{filled:.2f}", "0.700"), strict=True):
+        line = lines[1]
+        assert [line[0].text, line[place].text] == ["Holes filled", value]
+        assert {cell.text for k, cell in enumerate(line) if k not in (0, place)} == {"–"}
 
 
 def test_training_seeds_are_averaged_and_widen_the_intervals(tree: Path) -> None:

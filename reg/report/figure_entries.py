@@ -111,14 +111,14 @@ def _acceleration(inputs: Inputs) -> Drawn:
     return (
         FigureEntry(
             "acceleration",
-            "PnP-GD by four schedules",
+            "PnP-GD by several schedules",
             "PSNR minus that of Adam's last iterate, mean over "
             f"{images}"
-            f"{central_say(inputs, 'accelerate')}, against iteration. All four "
-            "start alike and follow one gradient field, but for inpainting: there Adam and the "
-            "plain step begin as published, with 0.5 in the holes, the other two with holes filled "
-            "from coarse to fine, and without noise these hardly depend on σ, while the first two "
-            "take the official 1/255; G's Jacobian "
+            f"{central_say(inputs, 'accelerate')}, against iteration. All "
+            "start alike and follow one gradient field, but for inpainting without noise, where "
+            "the spectral steps hardly depend on σ and the other two take the official 1/255, and "
+            "where Adam runs as published, too, with 0.5 in the holes that are filled for the "
+            "others; G's Jacobian "
             "is not symmetric, so that there need be no objective: Adam with the "
             "learning rates of the official code, the plain step of the paper's equation, the "
             "spectral step (the metric of the operator) and, accelerated, the same with "

@@ -73,6 +73,7 @@ COLOURS = {
     "tv": BLACK,
     "pnp-gd-adam": BLACK,  # the schedules of PnP-GD share a plot with each other only
     "pnp-gd-plain": GREY,
+    "pnp-gd-published": ORANGE,
     "pnp-gd-spectral": GREEN,
     "pnp-gd@updated": BLUE,
     "pnp-gd@fixed": BLUE,
@@ -86,7 +87,10 @@ COLOURS = {
     "unrolled-end-to-end": GREEN,
 }
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
-DASHED = {"pnp-gd@fixed", "pnp-admm@original", "pnp-admm-unbounded@original", "pnp-gd-plain"}
+DASHED = {
+    "pnp-gd@fixed", "pnp-admm@original", "pnp-admm-unbounded@original", "pnp-gd-plain",
+    "pnp-gd-published",
+}  # fmt: skip
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # bundled with matplotlib: the same on every machine

@@ -25,6 +25,7 @@ from reg.report.findings import (
     FALL,
     MAP_RESIDUAL,
     NEAR,
+    PUBLISHED,
     SCHEDULES,
     run_ends,
     schedule_runs,
@@ -95,18 +96,26 @@ def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
             by_task.append(
                 [_with_interval(*pair, decimals) for pair in zip(cells, found, strict=True)]
             )
-        lines = tuple(
+        lines = [
             (Cell(method_name(method)), *cells)
             for method, cells in zip(methods, zip(*by_task, strict=True), strict=True)
-        )
-        blocks.append((heading, lines))
+        ]
+        filled = rows[rows["metric"] == f"{metric}_filled"].groupby("task")["value"].mean()
+        if len(filled):
+            values = filled.reindex(tasks).tolist()
+            lines.insert(1, (Cell("Holes filled"), *(Cell(_fixed(v, decimals)) for v in values)))
+        blocks.append((heading, tuple(lines)))
     images = rows["image"].nunique()
+    starts = (
+        " In inpainting all methods begin with holes filled from coarse to fine."
+        if "psnr_filled" in set(rows["metric"])
+        else ""
+    )
     return Sheet(
         "restoration",
         f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
-        "second underlined. In inpainting all methods begin with holes filled from coarse to fine, "
-        f"the degraded image has 0.5 there.{until}{seeds_say(table)}",
+        f"second underlined.{starts}{until}{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
         task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
@@ -156,8 +165,9 @@ def falls_sheet(
         "falls",
         "Where the runs of the table above end: PSNR of the last iterate against the best one, "
         "which an oracle that knows the truth chooses. A run is one image with one training seed. "
-        "PnP-GD, RED, PnP-ADMM and PnP-HQS keep their iterates within [0,1], the others run as "
-        "published."
+        "PnP-GD, RED, PnP-ADMM and PnP-HQS keep their iterates within [0,1], the others run "
+        "without bounds. Where a run begins near its best, as in inpainting with filled holes, it "
+        "can fall to a limit that it keeps."
         f"{until}{longer}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
@@ -295,15 +305,20 @@ def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
         for task in dict.fromkeys(run.task for run in runs)
     ]
     early, images = max(run.early for run in runs), max(run.images for run in runs)
+    published = (
+        " Adam as published begins with 0.5 in the holes, the others with holes filled from "
+        "coarse to fine."
+        if any(run.schedule == PUBLISHED for run in runs)
+        else ""
+    )
     return Sheet(
         "acceleration",
-        f"Four schedules of PnP-GD, mean over {images} test "
+        f"Schedules of PnP-GD from the same start, mean over {images} test "
         f"images{central}: PSNR in dB after {early:,} iterations and at the end of the run, the "
         f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
         "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
-        "ends further below. In inpainting Adam and the plain step begin as published, with 0.5 in "
-        "the holes, and take σ = 1/255 where there is no noise; the others begin with holes filled "
-        "from coarse to fine and take the tuned σ, on which they hardly depend.",
+        "ends further below. In inpainting without noise Adam and the plain step take σ = 1/255, "
+        f"the others the tuned one, on which they hardly depend.{published}",
         (
             "Schedule", f"PSNR\nat {early:,}", "End\nat", "PSNR\nat end", "Minus\nAdam's",
             f"{NEAR:g} dB\nfrom", "Speed-\nup",
