@@ -87,14 +87,13 @@ def _beside_filled_holes(table: pd.DataFrame) -> str:
     if "psnr_filled" not in means.index.unique("metric"):
         return ""
     parts = []
-    for task, filled in means["psnr_filled"].xs("start", level="method").items():
-        psnr = means["psnr", task]
-        below = [method_name(m) for m in in_order(list(psnr.index)) if psnr[m] < filled]
-        behind = [name for name in below if name != method_name("start")]
+    for task in tasks_in_order(means["psnr_filled"].index.unique("task").tolist()):
+        filled, psnr = means["psnr_filled", task, "start"], means["psnr", task].drop("start")
+        behind = [method_name(m) for m in in_order(list(psnr.index)) if psnr[m] < filled]
         parts.append(
-            f"{filled:.2f} dB in {task_name(str(task))}, to which PnP-GD adds "
+            f"{filled:.2f} dB in {task_name(task)}, to which PnP-GD adds "
             f"{psnr['pnp-gd'] - filled:+.2f} dB"
-            + (f" and below which {' and '.join(behind)} end" if behind else "")
+            + (f" (below it: {', '.join(behind)})" if behind else "")
         )
     return f"Filling the holes from coarse to fine, without any network, gives {'; '.join(parts)}."
 
@@ -229,7 +228,7 @@ def acceleration_says(table: pd.DataFrame) -> str:
     says.append(f"Of the others, {', '.join(others)}.")
     if published:
         named = ", ".join(f"{run.gap:+.2f} dB in {task_name(run.task)}" for run in published)
-        says.append(f"As published, from 0.5 in the holes, Adam ends at {named} from there.")
+        says.append(f"Adam as published, from 0.5 in the holes, ends beside Adam by {named}.")
     return " ".join(says)
 
 
