@@ -52,7 +52,7 @@ def test_denoisers_remove_noise(name: str, photo: Tensor) -> None:
     assert psnr(restored, photo) > psnr(problem.y, photo) + 9
 
 
-@pytest.mark.parametrize(("task", "gain"), [("deblur-k5-2.55", 2.0), ("inpaint-20", 1.2)])
+@pytest.mark.parametrize(("task", "gain"), [("deblur-k5-2.55", 2.0), ("inpaint-20", 10.0)])
 def test_gradient_descent_with_reg_restores(task: str, gain: float, photo: Tensor) -> None:
     regularizer = load_regularizer(RELEASED / "train_reg/updated/0/regularizer.safetensors")
     problem = make_problem(task, photo, ["chelsea"], 0)
@@ -61,7 +61,8 @@ def test_gradient_descent_with_reg_restores(task: str, gain: float, photo: Tenso
         iterates = iterate("pnp-gd", problem, networks, tuned(task, "pnp-gd"))
         for _ in range(80):
             restored = next(iterates)
-    assert psnr(restored, photo) > psnr(problem.start, photo) + gain
+    assert psnr(restored, photo) > psnr(problem.degraded, photo) + gain
+    assert psnr(restored, photo) > psnr(problem.start, photo) + 1.2  # holes merely filled
 
 
 @pytest.mark.parametrize("file", sorted((RELEASED / "finetune_unrolled").rglob("*.safetensors")))

@@ -33,7 +33,7 @@ from reg.operators import (
     gaussian_kernel,
 )
 from reg.photos import Photo, read_photo, write_photo
-from reg.problems import Problem
+from reg.problems import Problem, make_problem
 from reg.restoration import (
     Degradation,
     Measured,
@@ -297,10 +297,15 @@ def test_without_borders_the_unrolled_network_is_what_was_trained(weights: Path)
     image = ASTRONAUT[:40, 150:198]  # of which the holes hide a part
     out = restore(image, "inpaint", mask=mask, sigma=1, method="unrolled", weights=weights)
     truth = to_tensor(image)[0] * torch.from_numpy(mask)
+    drawn = make_problem("inpaint-20", truth, ["a"], 0)  # as in training, but with another mask
+    hole = drawn.operator.A(torch.ones_like(truth))[0, 0] == 0
+    assert drawn.degraded[..., hole].unique() == 0.5
     known = torch.from_numpy(mask)
+    gray = torch.where(known, truth, 0.5)
     network = load_unrolled(weights / "finetune_unrolled/reg/inpaint-20.safetensors")
     with torch.no_grad():
-        problem = Problem("", Inpainting(known[None, None]), truth, 0.0, truth, truth)
+        problem = Problem("", Inpainting(known[None, None]), truth, 0.0, gray, truth)
+        assert torch.equal(problem.degraded, gray)
         expected = 255 * network(problem)[0].clamp(0, 1).permute(1, 2, 0)
     assert np.abs(out - expected.numpy()).max() < 1.5  # rounding, of bfloat16 in places
 
