@@ -23,6 +23,11 @@ PAGE = """\
 Ratios of two measurements in turn within one run: the median, in brackets the quartiles. A target
 is what we set out to reach; ✓ reached, ✗ not. Written by the commands in `benchmarks/`, from
 [benchmarks.json](benchmarks.json), which names each machine in full.
+
+The official way of evaluation is float32, in contiguous memory, with PSNR and SSIM in numpy at
+every iteration and the data term's gradient by autograd through a spatial convolution, as in the
+published code. A row of its own gives it our operator: what is left is how the network is run and
+how it is measured.
 {tables}
 ## A photograph
 
@@ -42,7 +47,9 @@ weights, with s = 20, λ = 1 and rate 2.5e-3; each row says what it changes. "re
 G = s·(x − N(x)) with N from D's weights, by which it begins as the gradient of RED with D told no
 noise. Shown is the PSNR of PnP-GD on the validation images, its two parameters tuned for each row,
 minus that of the reference; a mark at the left edge lies beyond it, its value is in
-[recipes.csv](recipes.csv). One training seed. By `python -m benchmarks.recipes`.
+[recipes.csv](recipes.csv). One training seed. By `python -m benchmarks.recipes`, in November 2026:
+since then iterates are kept within [0,1], inpainting begins with filled holes instead of gray
+ones, and `beta2` of Adam is a parameter, which no row varies.
 """
 Row = dict[str, Any]
 

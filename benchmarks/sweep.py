@@ -6,7 +6,7 @@ D, and measured on its validation images, never on test images:
 - D: PSNR in dB at σ = 25/255, and, with G, the relative MAP residual there;
 - PnP-GD with G: the mean PSNR of its last iterates in three tasks;
 - PnP-ADMM with D: PSNR of iteration 80 in the same tasks, and the best of all iterations before
-  (`psnr_best`, an oracle): what is lost from it is how far ADMM fails to hold what it reached.
+  (`psnr_oracle`, an oracle): what is lost from it is how far ADMM fails to hold what it reached.
 
 Both parameters of both methods are tuned for each λ by equally many trials. Every finished λ is
 kept in .checkpoints/, so that an interrupted run goes on after the last one. Writes
@@ -78,7 +78,7 @@ def measure(
     for task in TASKS:
         levels = psnr_of_admm(task, networks, chosen[task][SWEPT_ADMM], images, params)
         cells.append([SWEPT_ADMM, task, "psnr", levels[-1].mean().item()])
-        cells.append([SWEPT_ADMM, task, "psnr_best", levels.amax(dim=0).mean().item()])
+        cells.append([SWEPT_ADMM, task, "psnr_oracle", levels.amax(dim=0).mean().item()])
     return cells
 
 

@@ -31,7 +31,8 @@ from reg.cpu import keep_freed_memory
 from reg.losses import RegObjective
 from reg.networks import Denoiser, Regularizer, initialise
 from reg.patches import Patches
-from reg.training import Recipe, seeded, train
+from reg.recipe import Recipe
+from reg.training import seeded, train
 
 WARM_UP = 3  # steps of every turn that are not counted
 IMAGES, SIDE = 24, 512

@@ -72,7 +72,7 @@ FILE = Place(dir_okay=False, path_type=Path)
 @click.group(name="reg", cls=OneLineGroup)
 @click.version_option(package_name="reg")
 def main() -> None:
-    """PnP-ReG: reproduce the paper by `dvc repro`; these commands look at it."""
+    """PnP-ReG: restore photographs, and look at what `dvc repro` made of the paper."""
 
 
 @main.command(short_help="Check params.yaml and the data folder.")
@@ -268,7 +268,7 @@ def _photographs(command: Command) -> Command:
 @click.option("--weights", type=PLACE, help="Folder of the networks.")
 @click.option("--compare", is_flag=True, help="Write <output>-compare.png, before and after.")
 @click.option("--truth", type=PLACE, help="For its PSNR: a file, or a folder of equal names.")
-@click.option("--skip-existing", is_flag=True, help="Go on where an interrupted run ended.")
+@click.option("--skip-existing", is_flag=True, help="Go on where a run was interrupted.")
 def restore(
     inputs: tuple[str, ...],
     output: Path,
@@ -302,7 +302,8 @@ def restore(
 
         if force and skip_existing:
             raise InputError("--force: contradicts --skip-existing; leave one of them out")
-        every = photos.pair_files(inputs, output, existing=force or skip_existing)
+        mend = "name another output, overwrite it by --force, or go on by --skip-existing"
+        every = photos.pair_files(inputs, output, existing=force or skip_existing, mend=mend)
         pairs = [pair for pair in every if not (skip_existing and pair[1].exists())]
         how = restoration.Restoration.of(
             task, sigma=sigma and _number(sigma), **_known(kernel, mask), **options
@@ -325,10 +326,11 @@ def restore(
                 reference = photos.read_photo(truths[path])
                 with _naming(path):
                     restoration.trimmed(reference.pixels, photo.pixels, how.factor)
-        for path, target in pairs:
+        hidden = None if len(pairs) > 1 else True  # None: but on terminals
+        for path, target in tqdm(pairs, desc="photographs", leave=False, disable=hidden):
             began, photo = time.monotonic(), photos.read_photo(path)
             known = photos.read_photo(truths[path]).pixels if path in truths else None
-            with tqdm(desc=path.name, leave=False, disable=None) as bar:  # on terminals only
+            with tqdm(desc=path.name, leave=False, disable=None) as bar:
 
                 def show(done: int, total: int, bar: Any = bar) -> None:
                     bar.total = total
@@ -344,7 +346,7 @@ def restore(
             if compare:
                 restoration.draw_comparison(photo.pixels, restored.image, known, sheets[target])
             photos.write_photo(target, photos.Photo(restored.image, photo.metadata))
-            click.echo(f"{click.format_filename(target)}: {note}")
+            tqdm.write(f"{click.format_filename(target)}: {note}")
         if len(every) > len(pairs):
             click.echo(f"{len(every) - len(pairs)} skipped: their outputs exist")
         _say_left_out(inputs)
@@ -412,10 +414,10 @@ def degrade(
             photo = photos.read_photo(path)
             options = needs(path, photo)
             made = restoration.degrade(photo.pixels, task, sigma=level, seed=seed, **options)
-            photos.write_photo(target, photos.Photo(made, photo.metadata))
-            if target in drawn:
+            if target in drawn:  # first: without it nothing could undo what is written next
                 shown = options["mask"][..., None].astype("uint8") * 255
                 photos.write_photo(drawn[target], photos.Photo(shown))
+            photos.write_photo(target, photos.Photo(made, photo.metadata))
             click.echo(click.format_filename(target))
         _say_left_out(inputs)
 
@@ -480,6 +482,8 @@ def _one_line() -> Iterator[None]:
         fail(error)
     except BrokenPipeError:  # who reads has enough; click ends quietly
         raise
+    except MemoryError:
+        fail(InputError("the memory is full; crop or reduce the image"))
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         fail(InputError(reason if error.filename is None else f"{error.filename}: {reason}"))

@@ -3,6 +3,7 @@
 Of several processes that share a training, only the first one shows anything but errors.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from reg.checkpoints import write_whole
@@ -68,15 +68,19 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
 
 
 def first_process() -> bool:
-    """Whether this is the first, or only, one of the processes that share a training."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    """Whether this is the first, or only, one of the processes that share a training.
+
+    torchrun and srun number them throughout, Fabric, which may start them itself, on each node.
+    """
+    numbers = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name, "0")) == 0 for name in numbers)
 
 
-@rank_zero_only
 def say(text: str) -> None:
     """Print a line at once, also when the output goes to a file."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    if first_process():
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
 
 class LiveLog:

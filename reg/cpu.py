@@ -118,7 +118,7 @@ class FusedDRUNet(nn.Module):
         x = self._up(net.m_up3, x + x4)
         x = self._up(net.m_up2, x + x3)
         x = self._up(net.m_up1, x + x2)
-        # Of two precisions `x + x1` takes half as long again.
+        # Of two precisions `x + x1` takes some 30 % longer.
         return self._tail(x.to(x1.dtype).add_(x1))[..., :height, :width]
 
     def _tail(self, x: Tensor) -> Tensor:

@@ -240,12 +240,19 @@ def _read_table(path: Path, role: str | None) -> pd.DataFrame:
     return table
 
 
-def load_images(manifest: Path, role: str) -> dict[str, Tensor]:
-    """Images of one role, name -> (1, 3, H, W) float32 in [0, 1], in the manifest's order."""
+def load_images(manifest: Path, role: str, every: int = 1) -> dict[str, Tensor]:
+    """Images of one role, name -> (1, 3, H, W) float32 in [0, 1], in the manifest's order.
+
+    Of each set every `every`-th is taken, beginning with the first, and of one that has no more
+    than `every` images all.
+    """
     table = read_manifest(manifest, role)
+    of_set = table.groupby(table["source"].map(set_of))["name"]
+    place, size = of_set.cumcount(), of_set.transform("size")
+    taken = table[(place % every == 0) | (size <= every)]
     return {
         name: read_image(Path(path))
-        for name, path in zip(table["name"], table["path"], strict=True)
+        for name, path in zip(taken["name"], taken["path"], strict=True)
     }
 
 

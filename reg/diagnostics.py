@@ -24,6 +24,7 @@ The result is one long table with the columns quantity, pair, image, at, sigma, 
 | norm_2D-I | noisy, σ = σ₀ | ‖2J_D − I‖₂; at most 1 where D, and so I − D, is firmly nonexpansive |
 | curvature | task | the tuned c of PnP-GD's step μ = 1/(σ²c) |
 | curvature_bound | task | what c must exceed: `iterations.curvature_bound`, 0.72 L |
+| plain_step | task | 1.4/(‖A‖² + σ²c): μ of the plain step, from the c in use |
 | plain_step_bound | task | 2/(‖A‖² + σ²L): the plain step needs μ below it |
 
 Alignments are those of the pair's G with the D that they name; z is what PnP-ADMM gave that D last.
@@ -52,7 +53,7 @@ from reg.checkpoints import State, finished_cell
 from reg.console import progress
 from reg.evaluation import Row, batches
 from reg.iterations import DenoiserFunction, Gradient, curvature_bound
-from reg.methods import Networks, Parameters, canonical, iterate
+from reg.methods import PLAIN_STEP, Networks, Parameters, canonical, iterate
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
 
@@ -306,11 +307,13 @@ def of_denoiser(
 def of_step(
     G: Gradient, problem: Problem, x: Tensor, parameters: Parameters, effort: Effort
 ) -> Iterator[Measured]:
-    """G's norm at an iterate of PnP-GD, the bounds that follow, and the curvature in use."""
+    """G's norm at an iterate of PnP-GD, the bounds that follow, and curvature and μ in use."""
     task, sigma, curvature = problem.task, parameters["sigma"], parameters["curvature"]
     L = spectral_norm(jacobian(G, x), x, effort.power_iterations, effort.seed)
     A_norm = problem.operator.norm(*x.shape[-2:])
     yield "norm_G", task, sigma, 0.0, L
     yield "curvature", task, sigma, 0.0, torch.full_like(L, curvature)
     yield "curvature_bound", task, sigma, 0.0, curvature_bound(L)
+    plain = PLAIN_STEP / (A_norm**2 + (sigma / 255) ** 2 * curvature)
+    yield "plain_step", task, sigma, 0.0, torch.full_like(L, plain)
     yield "plain_step_bound", task, sigma, 0.0, 2 / (A_norm**2 + (sigma / 255) ** 2 * L)

@@ -62,7 +62,7 @@ def evaluate(
     `networks` are by training seed, the first one first; `seed` is that of noise and masks.
     With a `tolerance` each image stops where it has settled (`iterations.settle`), and the last
     iterates are measured: `psnr` and `ssim`, `psnr_unclipped`, the number of `iterations` taken and
-    the oracle `psnr_best`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last
+    the oracle `psnr_oracle`. Without, PSNR and `msd` of every iterate, and SSIM of the last. Last
     iterates of the tasks in `keep`, of the first training seed and of every `keep_every`-th image,
     are written to `pictures`/<task>/<method>/<image>.png, the truth beside them. Finished cells are
     kept in `.checkpoints/<key>/`. Of several processes (`reg.processes`) the first returns the
@@ -139,7 +139,7 @@ def run_job(
             **measured,
             # 0 dB where an iterate diverged, as in `trace`
             "psnr_unclipped": unclipped.masked_fill(curves["msd"][-1].isinf(), 0.0).tolist(),
-            "psnr_best": curves["psnr"].amax(dim=0).tolist(),
+            "psnr_oracle": curves["psnr"].amax(dim=0).tolist(),
             "iterations": iterations_taken(curves["msd"]).tolist(),
         }
     return {"curves": curves, "measured": measured}, last

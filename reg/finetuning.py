@@ -40,13 +40,13 @@ from reg.networks import (
 from reg.patches import Patches
 from reg.problems import Problem, make_problem
 from reg.processes import leave_it_to_the_first_process
-from reg.training import DivergenceError, Recipe, launch, seeded, train
-from reg.unrolled import EndToEnd, Unrolled, UnrolledObjective
+from reg.recipe import Recipe
+from reg.training import DivergenceError, launch, seeded, train
+from reg.unrolled import STEPS_COLUMNS, EndToEnd, Unrolled, UnrolledObjective
 
 Start = Literal["reg", "denoiser", "random", "end-to-end"]
 Restore = Unrolled | EndToEnd
 RESIDUAL_SCALE = 200.0  # RED's 1/σ² at σ = 18/255
-STEPS_COLUMNS = ["task", "trained", "steps", "image", "psnr"]
 
 
 @dataclass(frozen=True)

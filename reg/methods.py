@@ -53,7 +53,11 @@ ARMS: dict[Kind, tuple[str, ...]] = {
 }
 EQUIVARIANT = "+x8"
 IMAGE_RANGE = (0.0, 1.0)
-ADAM_STEP = {"deblur": 0.004, "sr": 0.002, "inpaint": 0.01, "denoise": 0.004}  # official rates
+# Official rates, and that of super-resolution without noise.
+ADAM_STEP = {"deblur": 0.004, "sr": 0.002, "inpaint": 0.01, "denoise": 0.004}
+ADAM_STEP_SR_CLEAN = 0.008
+# × 1/(‖A‖² + σ²c) is the plain step, stable up to 2/(‖A‖² + σ²L), so for L < 1.43 c + 0.43 ‖A‖²/σ².
+PLAIN_STEP = 1.4
 HQS_ITERATIONS = 24  # DPIR runs 8 for deblurring and 24 for super-resolution
 
 
@@ -197,8 +201,13 @@ def _parse(name: str) -> tuple[Method, str, bool]:
 
 
 def _noise(task: Task) -> float:
-    """Where to begin with σ: the noise level, and 1/255 without noise."""
-    return 255 * task.sigma_n or 1.0
+    """Where to begin with σ: the noise level, and without noise the official code's."""
+    return 255 * task.sigma_n or (1.2 if task.kind == "sr" else 1.0)
+
+
+def _step_of_adam(task: Task) -> float:
+    clean = task.kind == "sr" and not task.sigma_n
+    return ADAM_STEP_SR_CLEAN if clean else ADAM_STEP[task.kind]
 
 
 def _pnp_gd(
@@ -209,7 +218,13 @@ def _pnp_gd(
     bounds: tuple[float, float],
 ) -> Iterator[Tensor]:
     sigma = parameters["sigma"] / 255
-    step = parameters["step"] if "step" in parameters else 1 / (sigma**2 * parameters["curvature"])
+    if "step" in parameters:
+        step = parameters["step"]
+    elif descent == "plain":
+        norm = problem.operator.norm(*problem.start.shape[-2:])
+        step = PLAIN_STEP / (norm**2 + sigma**2 * parameters["curvature"])
+    else:
+        step = 1 / (sigma**2 * parameters["curvature"])
     return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent, bounds=bounds)
 
 
@@ -301,11 +316,13 @@ def _admm(bounds: tuple[float, float]) -> Method:
     )
 
 
-# `pnp-gd` is the method; the other three follow the same gradient by other schedules. For equal
+ADAM = _gd("adam", lambda task: {"sigma": _noise(task), "step": _step_of_adam(task)})
+
+# `pnp-gd` is the method; the other four follow the same gradient by other schedules. For equal
 # terms its bounds are those of RED, PnP-ADMM and PnP-HQS as well. Without bounds, as published, are
 # the schedules of the paper's equation and of the official code, `pnp-admm-unbounded`, PnP-PGD,
 # which stays behind, and GS-PnP and TV, whose proximal steps have no closed form within them.
-# `pnp-gd-published` is the official code to the start, which others have in common.
+# `pnp-gd-published+x8` is the official code to the start, which others have in common.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(
         "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
@@ -313,12 +330,9 @@ METHODS: dict[str, Method] = {
     "pnp-gd-spectral": _gd(
         "spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
     ),
-    "pnp-gd-adam": _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
-    "pnp-gd-published": replace(
-        _gd("adam", lambda task: {"sigma": _noise(task), "step": ADAM_STEP[task.kind]}),
-        from_degraded=True,
-    ),
-    "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "step": 1.0}),
+    "pnp-gd-adam": ADAM,
+    "pnp-gd-published": replace(ADAM, from_degraded=True),
+    "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
     "red": Method(
         "denoisers",
         _red,
@@ -343,6 +357,8 @@ METHODS: dict[str, Method] = {
     "tv": Method("none", _total_variation, lambda task: {"weight": 0.005, "step": 1.0}),
 }
 
+# The schedules of PnP-GD that descend in the metric of the operator's spectrum.
+SPECTRAL = ("pnp-gd-spectral", "pnp-gd")
 # The settings in which the paper shows convergence.
 CONVERGENCE = ("deblur-k3-2.55", "sr-x2-2.55")
 # The ablation of the paper: ReG trained with D fixed or updated, ADMM with D original or updated;
@@ -360,19 +376,19 @@ ABLATION = (
 def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
     """Parameters of the schedules of PnP-GD for one task, from the σ and c tuned for `pnp-gd`.
 
-    Adam takes the official rate of the task. The plain step 1.4/(‖A‖² + σ²c), with ‖A‖ ≤ 1, is
-    below its bound 2/(‖A‖² + σ²L) as long as L < 1.43 c + 0.43/σ². Where there is
-    no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there Adam and
-    the plain step, whose speed it decides, take the official 1/255, and the schedules no longer
-    share their fixed points.
+    Adam takes the official rate of the task, the others the step of c: for the plain one see
+    PLAIN_STEP. Adam as published turns G's images, too, and has its own start in inpainting. Where
+    there is no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there
+    Adam and the plain step, whose speed it decides, take the official σ, and the schedules no
+    longer share their fixed points.
     """
     named = parse_task(task)
     sigma = tuned["sigma"] if named.sigma_n else _noise(named)
-    step = 1.4 / (1 + (sigma / 255) ** 2 * tuned["curvature"])
+    adam = {"sigma": sigma, "step": _step_of_adam(named)}
     return {
-        "pnp-gd-adam": {"sigma": sigma, "step": ADAM_STEP[named.kind]},
-        "pnp-gd-published": {"sigma": sigma, "step": ADAM_STEP[named.kind]},
-        "pnp-gd-plain": {"sigma": sigma, "step": step},
+        "pnp-gd-adam": adam,
+        "pnp-gd-plain": {**tuned, "sigma": sigma},
+        "pnp-gd-published+x8": dict(adam),
         "pnp-gd-spectral": dict(tuned),
         "pnp-gd": dict(tuned),
     }

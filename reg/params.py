@@ -24,7 +24,7 @@ from reg.errors import InputError
 from reg.methods import canonical
 from reg.networks import Form, Precision
 from reg.problems import parse_task
-from reg.training import Recipe
+from reg.recipe import Recipe
 
 PARAMS = Path("params.yaml")
 

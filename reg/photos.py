@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from glob import glob
+from os.path import lexists, realpath
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,11 @@ def check_format(path: Path, photo: Photo | None = None, factor: int = 1) -> Non
 
 
 def pair_files(
-    inputs: Sequence[str], output: Path, *, existing: bool = False
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    existing: bool = False,
+    mend: str = "name another output, or overwrite it by --force",
 ) -> list[tuple[Path, Path]]:
     """Each photograph with the file that is to be written of it, sorted; nothing is read yet.
 
@@ -157,7 +162,8 @@ def pair_files(
     folder, in which outputs keep the names of their inputs.
 
     Raises InputError if nothing is found, two outputs have one name, an output exists (unless
-    `existing` ones are allowed), a format is unknown, or `output` cannot be written to.
+    `existing` ones are allowed; else `mend` says what to do), a format is unknown, or `output`
+    cannot be written to.
     """
     found = sorted({path for each in inputs for path in _expand(each)})
     alone = len(inputs) == 1 and found == [Path(inputs[0])]
@@ -174,8 +180,8 @@ def pair_files(
         if target in taken:
             raise InputError(f"{path}: would be written to {target}, as would {taken[target]}")
         taken[target] = path
-        if target.exists() and not existing:
-            raise InputError(f"{target}: exists; name another output, or overwrite it by --force")
+        if lexists(target) and not existing:
+            raise InputError(f"{target}: exists; {mend}")
     check_folder(folder)
     return pairs
 
@@ -211,20 +217,20 @@ def check_outputs(
     kernel, truth) by nothing.
     """
     targets, beside = list(targets), list(beside)
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for path in [*targets, *beside]:
-        place = path.resolve()
+        place = realpath(path)
         if place in taken:
             raise InputError(f"{path}: would be written twice; rename one of the photographs")
         taken.add(place)
-    kept = {path.resolve() for path in others}
-    read = kept | {path.resolve() for path in photographs}
+    kept = {realpath(path) for path in others}
+    read = kept | {realpath(path) for path in photographs}
     for paths, untouched in ((targets, kept), (beside, read)):
         for path in paths:
-            if path.resolve() in untouched:
+            if realpath(path) in untouched:
                 raise InputError(f"{path}: is read by this very run; name another output")
     for path in beside:
-        if path.exists() and not existing:
+        if lexists(path) and not existing:
             raise InputError(f"{path}: exists; remove it, or use --force")
 
 
@@ -424,15 +430,7 @@ def _decode_tiff16(path: Path, content: bytes) -> Pixels:
         extra = [int(sample) for sample in page.extrasamples]
         if extra not in ([], [0], [2]) or page.sampleformat != 1:
             raise InputError(f"{path}: its alpha or numbers are unusual; save it as a 16-bit PNG")
-        try:
-            pixels = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise InputError(
-                f"{path}: 16 bits in this compression need `pip install imagecodecs`; or save it "
-                "without compression, or as PNG"
-            ) from None
+        pixels = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, 0, 2)
     return pixels.astype(np.uint16).reshape(*pixels.shape[:2], -1)

@@ -16,11 +16,9 @@ from collections.abc import Callable, Mapping
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from reg.checkpoints import CHECKPOINTS, State, cell_path, finished_cell
 from reg.console import first_process, progress
@@ -33,27 +31,40 @@ MOST_PROCESSES = 8  # that a stage starts; each holds the networks and images
 PATIENCE = 600.0
 
 
-def launcher() -> TorchElasticEnvironment | SLURMEnvironment | None:
-    """torchrun or srun, if one of them started this process; else None.
+def launcher() -> Literal["torchrun", "srun"] | None:
+    """Which of the two started this process; None where neither did.
 
     A batch script has SLURM's variables as well, but only srun numbers the processes of a step.
     Raises InputError if srun's settings contradict.
     """
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun"
     of_step = os.environ.get("SLURM_STEP_NUM_TASKS")
-    if not SLURMEnvironment.detect() or of_step != os.environ["SLURM_NTASKS"]:
+    if of_step is None or of_step != os.environ.get("SLURM_NTASKS"):
+        return None
+    # A second of imports, which most stages do without.
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    if not SLURMEnvironment.detect():
         return None
     try:
-        return SLURMEnvironment()
+        SLURMEnvironment()
     except RuntimeError as error:
         raise InputError(f"srun: {' '.join(str(error).split())}") from None
+    return "srun"
 
 
 def place() -> tuple[int, int]:
     """Which process this is, from 0, and of how many."""
-    started = launcher()
-    return (started.global_rank(), started.world_size()) if started else (0, 1)
+    match launcher():
+        case "torchrun":
+            names = "RANK", "WORLD_SIZE"
+        case "srun":
+            names = "SLURM_PROCID", "SLURM_NTASKS"
+        case None:
+            return 0, 1
+    rank, count = (int(os.environ[name]) for name in names)
+    return rank, count
 
 
 def finish_share(key: str, cells: Mapping[str, Callable[[], State]]) -> None:
@@ -91,7 +102,7 @@ def start_others() -> list[subprocess.Popen[bytes]]:
     torch.set_num_threads(threads // count)
     shared = {
         **os.environ,
-        "TORCHELASTIC_RUN_ID": "alone",  # by which `launcher` knows one of several
+        "TORCHELASTIC_RUN_ID": "alone",  # so that `launcher` takes them for torchrun's
         "WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": str(threads // count),
     }

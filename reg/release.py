@@ -49,6 +49,7 @@ SEED = 0
 METHODS = {
     "start": "degraded",
     "pnp-gd": "PnP-GD with ReG",
+    "red": "RED",
     "pnp-admm": "PnP-ADMM",
     "pnp-hqs": "PnP-HQS",
     "gs-pnp": "GS-PnP",

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from itertools import islice
+from itertools import islice, product
 from math import ceil, isfinite, log, nan, sqrt
 from operator import index
 from pathlib import Path
@@ -59,7 +59,7 @@ Array = npt.NDArray[Any]
 Kind = Literal["deblur", "sr", "inpaint", "denoise"]
 Method = Literal["pnp-gd", "admm", "unrolled", "denoiser"]
 Parameters = Mapping[str, float]
-Notify = Callable[[int, int], None]  # iterations done, of how many at most
+Notify = Callable[[int, int], None]  # iterations or tiles done, of how many at most
 
 IN_METHODS = {"pnp-gd": "pnp-gd", "admm": "pnp-admm"}  # their names in `reg.methods`
 # Below the folder of the networks; the unrolled ones are named by their tasks. G lies in
@@ -157,10 +157,11 @@ class Degradation:
         )
 
     def check_whole(self, height: int, width: int) -> None:
-        """InputError if a scene of this size cannot be degraded; see `check_size`."""
+        """InputError if a scene of this size cannot be degraded, or not in this memory."""
         if self.factor is not None and min(height, width) < self.factor:
             raise InputError(f"image of {width}×{height} pixels: too small to reduce")
         self.check_size(height, width)
+        check_memory(height, width)
 
     def check_size(self, height: int, width: int) -> None:
         """InputError if mask or kernel do not suit a photograph of this size."""
@@ -304,7 +305,7 @@ class Restoration:
     def network(self, noise: float) -> Callable[..., Tensor]:
         """The network for a noise level in [0,1] units; InputError if there is none."""
         file = network_file(self.folder, self.method, self.degradation, noise)
-        with _within_the_memory_of_a_gpu():
+        with _within_memory():
             return load(file, file.stat().st_mtime_ns if file.exists() else 0)
 
     def run(self, image: Array, notify: Notify | None = None) -> Restored:
@@ -318,10 +319,10 @@ class Restoration:
         network = self.network(noise)
         if height * width * self.factor**2 <= TILE**2:  # else it would be too much
             keep_freed_memory()
-        with _within_the_memory_of_a_gpu(), inference("auto", best_device()):
+        with _within_memory(), inference("auto", best_device()):
             y = y.to(best_device())
             if self.method == "denoiser":
-                x = network(y, noise)
+                x = network(y, noise, notify=notify)
             elif self.method == "unrolled":
                 x = _unroll(degradation, y, noise, network)
             else:
@@ -338,7 +339,7 @@ class Restoration:
 
 
 @contextmanager
-def _within_the_memory_of_a_gpu() -> Iterator[None]:
+def _within_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
@@ -346,6 +347,10 @@ def _within_the_memory_of_a_gpu() -> Iterator[None]:
             f"the memory of {best_device()} is full; crop or reduce the image, or hide the GPU by "
             "CUDA_VISIBLE_DEVICES="
         ) from None
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: torch's, on a CPU
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise InputError("the memory is full; crop or reduce the image") from None
 
 
 def _solve(
@@ -536,20 +541,22 @@ class Tiled(nn.Module):
         self.around = STRIDE * ceil(radius / STRIDE)
         self.tile = STRIDE * ceil(tile / STRIDE)
 
-    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
+    def forward(self, x: Tensor, *arguments: Any, notify: Notify | None = None) -> Tensor:
         height, width = x.shape[-2:]
         around, tile = self.around, self.tile
         if max(height, width) <= tile + around:
             return self.network(x, *arguments)
         out = torch.empty_like(x)
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                above, before = max(top - around, 0), max(left - around, 0)
-                seen = x[..., above : top + tile + around, before : left + tile + around]
-                rows = slice(top - above, top - above + tile)
-                columns = slice(left - before, left - before + tile)
-                here = (..., slice(top, top + tile), slice(left, left + tile))
-                out[here] = self.network(seen, *arguments)[..., rows, columns]
+        corners = list(product(range(0, height, tile), range(0, width, tile)))
+        for done, (top, left) in enumerate(corners, 1):
+            above, before = max(top - around, 0), max(left - around, 0)
+            seen = x[..., above : top + tile + around, before : left + tile + around]
+            rows = slice(top - above, top - above + tile)
+            columns = slice(left - before, left - before + tile)
+            here = (..., slice(top, top + tile), slice(left, left + tile))
+            out[here] = self.network(seen, *arguments)[..., rows, columns]
+            if notify is not None:
+                notify(done, len(corners))
         return out
 
 
@@ -857,15 +864,14 @@ def noise_level(y: Tensor, task: Kind, sigma: float | Literal["auto"] | None) ->
     known = sigma_of(sigma, task)
     if known != "auto":
         return known / 255
-    try:
-        from skimage.restoration import estimate_sigma
+    # Not above: it takes a while, and most calls know their noise.
+    from skimage.restoration import estimate_sigma
 
+    try:
         array = y[0].permute(1, 2, 0).double().cpu().numpy()
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an image without any detail
             found = float(estimate_sigma(array, channel_axis=-1, average_sigmas=True))
-    except ImportError:
-        raise InputError("sigma auto: needs `pip install PyWavelets`; or give a number") from None
     except ValueError:
         raise InputError("sigma auto: the image is too small; give a number, in /255") from None
     return found if isfinite(found) else 0.0

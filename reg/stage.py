@@ -98,13 +98,17 @@ class Inputs:
         job = self.job(task, method)
         return [replace(job, seed=seed) for seed in self.networks] if retrained(method) else [job]
 
-    def schedule(self, task: str, method: str) -> Job:
-        """One of PnP-GD's schedules for a task, with what `tune` chose for `pnp-gd`."""
-        return Job(task, method, schedules(task, self.job(task, "pnp-gd").parameters)[method])
+    def schedules(self, task: str) -> dict[str, Job]:
+        """PnP-GD by each of its schedules for a task, with what `tune` chose for `pnp-gd`."""
+        found = schedules(task, self.job(task, "pnp-gd").parameters)
+        return {method: Job(task, method, parameters) for method, parameters in found.items()}
 
 
 def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:
-    """The images of a role, every trained network, and the parameters chosen by `tune`."""
+    """The images of a role, every trained network, and the parameters chosen by `tune`.
+
+    Where the stage has `every`, of each set of images one in so many.
+    """
     models, manifest = params.folder("models"), params.folder("data", "prepare", "manifest.csv")
     chosen = [params.folder("results", "tune", "chosen.json")] if tuned else []
     weights = [path for name in TRAINED for path in sorted(models.glob(f"{name}/**/*.safetensors"))]
@@ -112,7 +116,7 @@ def inputs(params: Params, stage: str, role: str, tuned: bool = True) -> Inputs:
     # Where `auto` means another precision, unfinished work of this one is not to be gone on with.
     section["precision"] = resolve_precision(section["precision"], best_device())
     return Inputs(
-        load_images(manifest, role),
+        load_images(manifest, role, section.get("every", 1)),
         load_networks(models),
         _read_chosen(chosen[0]) if tuned else {},
         fingerprint(stage, params.seed, section, files=[manifest, *chosen, *weights]),

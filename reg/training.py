@@ -12,7 +12,7 @@ from datetime import timedelta
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,21 +20,20 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.wrappers import _FabricModule
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from reg.checkpoints import CHECKPOINTS, HANDED_OVER, State, load_state, save_state
 from reg.console import LiveLog, Row, progress, say
 from reg.errors import InputError
-from reg.networks import Precision, best_device, resolve_precision
+from reg.networks import best_device
 from reg.patches import Patches
-from reg.processes import launcher
+from reg.processes import launcher, place
+from reg.recipe import Recipe
 
 # For each other: a node that lacks the cache of decoded images makes it before it joins.
 PATIENCE = timedelta(hours=3)
@@ -51,71 +50,6 @@ Sums = dict[str, Tensor]  # by term, in float64: numerator and denominator of it
 
 class DivergenceError(InputError):
     """The loss or its gradient stays not finite, however often a step is skipped."""
-
-
-class Recipe(BaseModel):
-    """How long, on what and how fast a network is trained, and on which devices.
-
-    `batch` crops make an iteration, however many devices share them; `micro_batch` is how many
-    of its share a device takes at once (null: all), which bounds memory and changes nothing else.
-    `devices` (per node) and `nodes` count where this process starts the others; under torchrun or
-    srun these say how many there are. How a training is spread over the hardware does not decide
-    its result, so these fields and `compile` are no part of what is dumped: a checkpoint of one
-    device is resumed by eight.
-
-    `beta2` is the decay of Adam's mean of squared gradients. A short training at a high rate is
-    steadier, and gets further, with less than Adam's own 0.999: a gradient clipped to a constant
-    norm does not show that it grows, so that a long memory keeps steps long where they no longer
-    may be.
-
-    With `ema` = d > 0 the result is the exponential moving average of the weights,
-    w̄ ← dₖw̄ + (1−dₖ)w with dₖ = min(d, (1+k)/(10+k)) at iteration k: the ramp lets the average
-    forget its start.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    iterations: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    crop: int = Field(ge=16, multiple_of=8)
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["cosine", "halving"] = "cosine"
-    halve_every: int = Field(default=100_000, gt=0)
-    warmup: int = Field(default=0, ge=0)
-    clip_gradient: float | None = Field(default=None, gt=0)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    validate_every: int = Field(gt=0)
-    precision: Precision = "auto"
-    micro_batch: PositiveInt | None = Field(default=None, exclude=True)
-    devices: PositiveInt | Literal["auto"] = Field(default="auto", exclude=True)
-    nodes: PositiveInt = Field(default=1, exclude=True)
-    compile: bool = Field(default=False, exclude=True)
-
-    def record(self) -> dict[str, Any]:
-        """All that decides a result, as plain values, with the precision that `auto` means here."""
-        return {**self.model_dump(mode="json", by_alias=True), "precision": self.resolved_precision}
-
-    @property
-    def resolved_precision(self) -> str:
-        """bf16 or fp32: what the training computes in on this machine."""
-        return resolve_precision(self.precision, best_device())
-
-    def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 1."""
-        warm = min(1.0, iteration / (self.warmup + 1))
-        if self.schedule == "halving":
-            return warm * self.learning_rate * 0.5 ** ((iteration - 1) // self.halve_every)
-        return (
-            warm
-            * self.learning_rate
-            * 0.5
-            * (1 + math.cos(math.pi * (iteration - 1) / self.iterations))
-        )
-
-    def decay(self, iteration: int) -> float:
-        """The decay dₖ of the average of weights at an iteration, counted from 1."""
-        return min(self.ema, (1 + iteration) / (10 + iteration))
 
 
 def seeded(*entropy: int) -> torch.Generator:
@@ -136,6 +70,7 @@ class Record:
 
     iteration: int = 0
     skipped: int = 0  # iterations in a row, up to this one
+    skipped_ever: int = 0
     sums: Sums = field(default_factory=dict)  # since the last validation
     rows: list[Row] = field(default_factory=list)
 
@@ -177,22 +112,26 @@ def launch(recipe: Recipe) -> Fabric:
     plugins: list[Any] = []
     strategy: str | Strategy = "auto"
     started = launcher()
-    if isinstance(started, TorchElasticEnvironment):
+    if started == "torchrun":
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif started:
+    elif started == "srun":
         devices = int(os.environ.get("SLURM_NTASKS_PER_NODE", "1"))
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
     elif SLURMEnvironment.detect():  # in a batch script, which Fabric takes for srun
         plugins = [LightningEnvironment()]
-    if recipe.nodes > 1 or (started and started.world_size() > 1):
+    device = best_device().type
+    here = torch.cuda.device_count() if devices == "auto" and device == "cuda" else devices
+    if recipe.nodes > 1 or place()[1] > 1 or here not in ("auto", 1):
         strategy = DDPStrategy(timeout=PATIENCE)
     if recipe.resolved_precision == "bf16":
-        plugins.append(Bf16Autocast("bf16-mixed", best_device().type))
+        plugins.append(Bf16Autocast("bf16-mixed", device))
     else:
         torch.backends.cudnn.allow_tf32 = False
     try:
-        fabric = Fabric(strategy=strategy, devices=devices, num_nodes=nodes, plugins=plugins)
+        fabric = Fabric(
+            accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, plugins=plugins
+        )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"devices = {devices}, nodes = {nodes}: {reason}") from None
@@ -431,7 +370,11 @@ def _follow(average: list[Tensor], weights: list[Tensor], decay: float) -> None:
 def _count_skipped(run: Run) -> None:
     record = run.record
     record.skipped += 1
-    say(f"  {run.title}: skipped iteration {record.iteration}, its loss or gradient is not finite")
+    record.skipped_ever += 1
+    say(
+        f"  {run.title}: skipped iteration {record.iteration}, its loss or gradient is not finite "
+        f"({record.skipped_ever} so far)"
+    )
     if record.skipped >= SKIPPED_IN_A_ROW:
         raise DivergenceError(
             f"{run.title}: the loss or its gradient is not finite {record.skipped} times in a row "

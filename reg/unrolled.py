@@ -15,6 +15,8 @@ from reg.losses import Generators, per_crop
 from reg.networks import DRUNet, Regularizer, fill, read_weights, write_weights
 from reg.problems import Problem, make_problem
 
+# Of the table of PSNR in dB by number of steps K, `trained` with and run for.
+STEPS_COLUMNS = ["task", "trained", "steps", "image", "psnr"]
 GAIN = 10.0  # of the logarithms of μ_k and σ_k over the weights that are learnt
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reg.checkpoints import hand_over
-from reg.evaluation import central_crops, evaluate, every_nth, write_table
+from reg.evaluation import central_crops, evaluate, write_table
 from reg.methods import ABLATION
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -16,7 +16,7 @@ def work(params: Params) -> Path:
     given = inputs(params, "ablate", "test")
     table = evaluate(
         [job for task in section.tasks for method in ABLATION for job in given.jobs(task, method)],
-        central_crops(every_nth(given.images, section.every), section.crop),
+        central_crops(given.images, section.crop),
         given.networks,
         iterations=section.iterations,
         seed=params.seed,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import hand_over
-from reg.evaluation import central_crops, evaluate, every_nth, write_table
+from reg.evaluation import central_crops, evaluate, write_table
+from reg.methods import SPECTRAL
 from reg.params import Params
-from reg.problems import parse_task
 from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
 
@@ -17,21 +17,17 @@ def work(params: Params) -> Path:
     section, results = params.active.accelerate, params.folder("results", "accelerate")
     given = inputs(params, "accelerate", "test")
     tables = []
-    for iterations, methods in (
-        (section.iterations, ("pnp-gd-adam", "pnp-gd-plain", "pnp-gd-published")),
-        (section.short, ("pnp-gd-spectral", "pnp-gd")),
-    ):
+    for iterations, spectral in ((section.iterations, False), (section.short, True)):
         jobs = [
-            given.schedule(task, method)
+            job
             for task in section.tasks
-            for method in methods
-            # It differs in inpainting alone.
-            if method != "pnp-gd-published" or parse_task(task).kind == "inpaint"
+            for job in given.schedules(task).values()
+            if (job.method in SPECTRAL) == spectral
         ]
         tables.append(
             evaluate(
                 jobs,
-                central_crops(every_nth(given.images, section.every), section.crop),
+                central_crops(given.images, section.crop),
                 given.networks,
                 iterations=iterations,
                 seed=params.seed,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reg.checkpoints import hand_over
-from reg.evaluation import central_crops, evaluate, every_nth, write_table
+from reg.evaluation import central_crops, evaluate, write_table
 from reg.methods import CONVERGENCE
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
@@ -20,14 +20,14 @@ def work(params: Params) -> Path:
     given = inputs(params, "evaluate_convergence", "test")
     # PnP-ADMM as the paper shows it: s = 30/255 throughout; falling until iteration 25, then fixed.
     jobs = [
-        *(given.schedule(task, "pnp-gd-plain") for task in CONVERGENCE),
+        *(given.schedules(task)["pnp-gd-plain"] for task in CONVERGENCE),
         *(given.job(task, "pnp-gd") for task in CONVERGENCE),
         *(given.job(DEBLUR, method, level=30.0) for method in ADMM),
         *(given.job(SUPER_RESOLUTION, method, first=50.0, until=25.0) for method in ADMM),
     ]
     table = evaluate(
         jobs,
-        central_crops(every_nth(given.images, section.every), section.crop),
+        central_crops(given.images, section.crop),
         given.networks,
         iterations=section.iterations,
         seed=params.seed,

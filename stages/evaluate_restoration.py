@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from reg.checkpoints import hand_over
-from reg.evaluation import evaluate, every_nth, measure_degraded, write_table
+from reg.evaluation import evaluate, measure_degraded, write_table
 from reg.params import Params
 from reg.processes import leave_it_to_the_first_process
 from reg.stage import inputs, run
@@ -16,7 +16,7 @@ def work(params: Params) -> Path:
     section = params.active.evaluate_restoration
     results = params.folder("results", "evaluate_restoration")
     given = inputs(params, "evaluate_restoration", "test")
-    images = every_nth(given.images, section.every)
+    images = given.images
     starts = measure_degraded(
         section.tasks,
         images,

@@ -5,7 +5,6 @@ from typing import cast, get_args
 
 from reg.checkpoints import fingerprint, hand_over
 from reg.datasets import load_images, load_training_arrays
-from reg.evaluation import every_nth
 from reg.finetuning import (
     Bench,
     Plan,
@@ -58,7 +57,7 @@ def work(params: Params, start: Start) -> Path:
     for training, restore in trained.items():
         if plan.kept(training):
             save_unrolled(restore, models / f"{training.task}.safetensors", recipe.record())
-    tests = every_nth(load_images(manifest, "test"), recipe.every)
+    tests = load_images(manifest, "test", recipe.every)
     measure_all(
         trained, plan, tests, results, f"unrolled-{start}", seed, recipe.precision,
         recipe.keep_every,

@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from reg.console import LiveLog, Progress, Row, fail, first_process, progress, say
 from reg.errors import InputError
@@ -156,7 +155,7 @@ def test_only_the_first_process_shows_anything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert first_process()
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setenv("RANK", "1")
     assert not first_process()
     say("resumed")
     with progress("train", 1) as shown:
@@ -165,6 +164,26 @@ def test_only_the_first_process_shows_anything(
     with pytest.raises(SystemExit):  # an error may be that of one machine
         fail(InputError("data: no such folder"))
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "3"}, True),  # torchrun within srun
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun's second node
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),  # as Fabric starts them
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "0"}, False),
+        ({"SLURM_PROCID": "0"}, True),
+    ],
+)
+def test_the_first_process_is_the_first_of_all_nodes(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], first: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first_process() == first
 
 
 def test_a_user_error_is_one_line_and_status_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ What it leaves out neither DVC nor the fingerprint of unfinished work would noti
 """
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ EVERYWHERE = {"checkpoints", "console", "errors", "provenance"}
 # trainings take names, `keep_freed_memory`, and the validation of `evaluation`.
 OF_METHODS = {"stage", "cpu", "methods", "iterations", "equivariance", "gradient_step"}
 # Evaluations reach them through types and through objectives that they never call.
-OF_TRAINING = {"losses", "training", "patches"}
+OF_TRAINING = {"losses", "recipe"}
 ALLOWED = {
     "prepare": EVERYWHERE | OF_METHODS | OF_TRAINING | {
         "networks", "evaluation", "problems", "operators", "metrics", "processes",
@@ -63,3 +65,14 @@ def test_a_stage_depends_on_the_code_that_it_imports(stage: str) -> None:
     missing = reached(ROOT / "stages" / f"{stage}.py") - named
     allowed = ALLOWED.get(stage, EVERYWHERE | OF_TRAINING | {"dead_leaves"})
     assert missing == allowed - named
+
+
+def test_only_trainings_wait_for_the_import_of_lightning() -> None:
+    imports = "".join(
+        f"import stages.{name}\n"
+        for name in sorted(STAGES)
+        if "reg/training.py" not in STAGES[name].get("do", STAGES[name])["deps"]
+    )
+    assert imports.count("import") == len(STAGES) - 4
+    code = f"{imports}import sys\nassert 'lightning_fabric' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -12,7 +12,8 @@ import pytest
 import reg
 from reg.errors import InputError
 from reg.networks import load_denoiser
-from reg.training import Recipe, train
+from reg.recipe import Recipe
+from reg.training import train
 
 ITERATIONS = 50
 
@@ -25,7 +26,8 @@ from reg.losses import RegObjective
 from reg.networks import Denoiser, Regularizer, initialise, save_network
 from reg.patches import Patches
 from reg.processes import leave_it_to_the_first_process
-from reg.training import Recipe, seeded, train
+from reg.recipe import Recipe
+from reg.training import seeded, train
 
 class Interrupted(Patches):
     def batch(self, iteration, *share):

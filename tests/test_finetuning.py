@@ -27,7 +27,8 @@ from reg.iterations import pnp_gd
 from reg.metrics import psnr
 from reg.networks import Denoiser, Form, Regularizer, initialise
 from reg.problems import make_problem
-from reg.training import DivergenceError, Recipe, seeded
+from reg.recipe import Recipe
+from reg.training import DivergenceError, seeded
 from reg.unrolled import EndToEnd, Unrolled
 
 CHANNELS = (4, 4, 8, 8)

@@ -26,6 +26,7 @@ from reg.methods import (
     ADAM_STEP,
     ARMS,
     METHODS,
+    PLAIN_STEP,
     Networks,
     arm_folder,
     begin,
@@ -234,6 +235,15 @@ def test_pnp_gd_is_stable_where_the_curvature_exceeds_its_bound(task: str, metho
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_the_plain_step_is_that_of_the_norm_of_A_and_the_curvature(task: str) -> None:
+    p, G = problem(task), NETWORKS.regularizers["updated"]
+    step = 1.4 / (p.operator.norm(24, 24) ** 2 + (12 / 255) ** 2 * 700)
+    expected = pnp_gd(p, G, sigma=12 / 255, step=step)
+    found = after("pnp-gd-plain", p, {"sigma": 12.0, "curvature": 700.0})
+    torch.testing.assert_close(found, next(islice(expected, 4, None)))
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_pnp_pgd_takes_its_step_relative_to_the_norm_of_A(task: str) -> None:
     p, D = problem(task), NETWORKS.denoisers["original"]
     norm = p.operator.norm(24, 24)
@@ -415,7 +425,8 @@ def test_the_plain_step_is_below_its_bound_wherever_pnp_gd_is_stable(
     c = margin * float(curvature_bound(torch.tensor(L, dtype=torch.float64)))
     plain = schedules(task, {"sigma": sigma, "curvature": c})["pnp-gd-plain"]
     norm = problem(task).operator.norm(24, 24)
-    assert plain["step"] < 2 / (norm**2 + (plain["sigma"] / 255) ** 2 * L)
+    weight = (plain["sigma"] / 255) ** 2
+    assert PLAIN_STEP / (norm**2 + weight * plain["curvature"]) < 2 / (norm**2 + weight * L)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if parse_task(task).sigma_n])
@@ -428,7 +439,7 @@ def test_all_schedules_follow_one_gradient_to_the_same_fixed_point(task: str) ->
         method: next(islice(iterate(method, p, networks, parameters), 1499, None))
         for method, parameters in schedules(task, tuned).items()
     }
-    adams = {"pnp-gd-adam", "pnp-gd-published"}
+    adams = {"pnp-gd-adam", "pnp-gd-published+x8"}
     assert set(last) == {"pnp-gd", "pnp-gd-spectral", "pnp-gd-plain", *adams}
     residual = p.operator.A(last["pnp-gd"]) - p.y
     gradient = p.operator.A_adjoint(residual) + (40 / 255) ** 2 * 20.0 * last["pnp-gd"]
@@ -447,7 +458,8 @@ def test_schedules_keep_what_was_tuned_and_adam_its_official_rate(task: str) -> 
     sigma = 3.0 if parse_task(task).sigma_n else 1.0
     assert found["pnp-gd-adam"]["sigma"] == found["pnp-gd-plain"]["sigma"] == sigma
     assert found["pnp-gd-adam"]["step"] == ADAM_STEP[parse_task(task).kind]
-    assert found["pnp-gd-plain"]["step"] == pytest.approx(1.4 / (1 + (sigma / 255) ** 2 * 700))
+    assert found["pnp-gd-plain"]["curvature"] == 700
+    assert found["pnp-gd-published+x8"] == found["pnp-gd-adam"]
     assert tuned == {"sigma": 3.0, "curvature": 700.0}
 
 

@@ -298,6 +298,8 @@ def test_16_bit_files_are_what_others_read(tmp_path: Path) -> None:
     [
         {"byteorder": ">"},
         {"compression": "zlib", "predictor": True},
+        {"compression": "lzw", "predictor": True},
+        {"compression": "zstd"},
         {"planarconfig": "separate"},
         {"tile": (16, 16)},
     ],

@@ -41,7 +41,9 @@ deblur-k5-2.55,pnp-gd,2,b,80,psnr,31
 deblur-k5-2.55,pnp-gd,2,a,80,ssim,0.9
 deblur-k5-2.55,pnp-gd,2,c,80,psnr,35
 deblur-k5-2.55,pnp-gd,3,a,80,psnr,99
-deblur-k5-2.55,red,2,a,80,psnr,50
+deblur-k5-2.55,red,2,a,80,psnr,28
+deblur-k5-2.55,red,2,b,80,psnr,29
+deblur-k5-2.55,tv,2,a,80,psnr,50
 inpaint-20,pnp-gd,2,a,80,psnr,25
 """
 
@@ -169,8 +171,8 @@ def test_means_are_of_one_set_of_images_each() -> None:
     tables = measured(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
     assert list(tables) == ["bsd, 2 images", "set5, 1 image"]
     bsd = tables["bsd, 2 images"]
-    assert list(bsd.columns) == ["start", "pnp-gd"]  # RED needs none of the files
-    assert bsd.loc["deblur-k5-2.55"].tolist() == [21.0, 30.5]
+    assert list(bsd.columns) == ["start", "pnp-gd", "red"]  # TV needs none of the files
+    assert bsd.loc["deblur-k5-2.55"].tolist() == [21.0, 30.5, 28.5]
     assert pd.isna(bsd.loc["inpaint-20", "start"])
     assert measured(Path("nowhere"), {}) == {}
 
@@ -189,10 +191,10 @@ def with_unrolled(seed: int) -> dict[str, pd.DataFrame]:
 def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
     tables = with_unrolled(seed=2)
     assert list(tables) == ["bsd, 2 images", "bsd, 1 image", "set5, 1 image"]
-    assert list(tables["bsd, 2 images"].columns) == ["start", "pnp-gd"]
+    assert list(tables["bsd, 2 images"].columns) == ["start", "pnp-gd", "red"]
     part = tables["bsd, 1 image"]
-    assert list(part.columns) == ["start", "pnp-gd", "unrolled-reg"]
-    assert part.loc["deblur-k5-2.55"].tolist() == [22.0, 31.0, 29.0]  # of b alone
+    assert list(part.columns) == ["start", "pnp-gd", "red", "unrolled-reg"]
+    assert part.loc["deblur-k5-2.55"].tolist() == [22.0, 31.0, 29.0, 29.0]  # of b alone
     assert list(part.index) == ["deblur-k5-2.55"]
 
 

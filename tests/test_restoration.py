@@ -229,11 +229,16 @@ def test_tiles_give_what_the_whole_image_gives(height: int, width: int) -> None:
         return network(x, sigma)
 
     x = torch.rand(1, 3, height, width, dtype=torch.float64)
+    said: list[tuple[int, int]] = []
+
+    def notify(done: int, of: int) -> None:
+        said.append((done, of))
+
     with torch.no_grad():
         whole = network(x, 0.1)
-        torch.testing.assert_close(
-            Tiled(watched, receptive_radius(1), 64)(x, 0.1), whole, rtol=0, atol=1e-12
-        )
+        tiled = Tiled(watched, receptive_radius(1), 64)
+        torch.testing.assert_close(tiled(x, 0.1, notify=notify), whole, rtol=0, atol=1e-12)
+        assert said == [(k, len(seen)) for k in range(1, len(seen) + 1)]
         assert max(seen) <= 64 + 2 * 56
         less = Tiled(network, 8, 64)(x, 0.1)
     assert (less - whole).abs().max() > 1e-9  # the overlap is needed
@@ -277,15 +282,25 @@ def test_the_memory_of_a_container_counts(
         restoration.check_memory(512, 512)
 
 
-def test_the_memory_of_a_gpu_ends_in_one_line(weights: Path, monkeypatch: Any) -> None:
-    def full(*_: object) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "hide the GPU"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the memory is full"),
+        (MemoryError(), "the memory is full"),
+    ],
+)
+def test_full_memory_ends_in_one_line(
+    error: Exception, words: str, weights: Path, monkeypatch: Any
+) -> None:
+    def full(*_: object, **__: object) -> Any:
+        raise error
 
     for where, name in ((restoration, "for_inference"), (Tiled, "forward")):
         load.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(where, name, full)
-            with pytest.raises(InputError, match="hide the GPU"):
+            with pytest.raises(InputError, match=words):
                 restore(ASTRONAUT, "denoise", sigma=5, weights=weights)
 
 
@@ -547,18 +562,9 @@ def test_the_richest_part_is_where_neighbours_differ_most() -> None:
 
 
 def test_noise_is_estimated() -> None:
-    pytest.importorskip("pywt")
     for sigma in (5, 20):
         y = noisy(to_tensor(ASTRONAUT)[0], sigma)
         assert 255 * noise_level(y, "denoise", None) == pytest.approx(sigma, rel=0.2)
-
-
-def test_without_pywavelets_the_noise_must_be_given(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "pywt", None)
-    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
-    with pytest.raises(InputError, match="PyWavelets"):
-        noise_level(to_tensor(ASTRONAUT)[0], "denoise", "auto")
-    assert noise_level(torch.empty(0), "denoise", 2.55) == pytest.approx(0.01)
 
 
 # --- arrays ----------------------------------------------------------------------------------
@@ -1184,6 +1190,25 @@ def test_no_output_is_written_over_another_or_over_what_is_read(
     result = call(str(given[0]), *given[1:], *extra, "--force")
     assert_one_line_of_error(result, words)
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_links_that_lead_nowhere_are_outputs_that_exist(album: Path, weights: Path) -> None:
+    how = ("--task", "denoise", "--sigma", 5, "--weights", weights)
+    for target in ("loop.png", "gone.png"):
+        Path("loop.png").symlink_to(target)
+        refused = call("restore", album / "a.png", "-o", "loop.png", *how)
+        assert_one_line_of_error(refused, "loop.png: exists; ", "--force", "--skip-existing")
+        assert call("restore", album / "a.png", "-o", "loop.png", *how, "--force").exit_code == 0
+        assert not Path("loop.png").is_symlink()
+        Path("loop.png").unlink()
+
+
+def test_the_mask_is_written_before_what_it_made(album: Path) -> None:
+    Path("out").mkdir()
+    (Path("out") / "y.png.0.partial").mkdir()  # so that y.png cannot be written
+    how = ("--task", "inpaint", "--known", 20)
+    assert call("degrade", album / "a.png", "-o", "out/y.png", *how).exit_code == 2
+    assert [path.name for path in sorted(Path("out").glob("*.png"))] == ["y-mask.png"]
 
 
 def test_a_photograph_may_be_restored_in_place(album: Path, weights: Path) -> None:

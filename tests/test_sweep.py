@@ -62,7 +62,7 @@ def test_an_interrupted_sweep_goes_on_and_a_diverged_training_has_no_numbers(
         assert list(levels.columns) == list(TASKS)
         assert levels.loc[[0.01, 1.0]].gt(0).to_numpy().all()
         assert levels.loc[16.0].isna().all()
-    best, last = (of_lambda(found, SWEPT_ADMM, metric) for metric in ("psnr_best", "psnr"))
+    best, last = (of_lambda(found, SWEPT_ADMM, metric) for metric in ("psnr_oracle", "psnr"))
     assert (best - last).loc[[0.01, 1.0]].ge(0).to_numpy().all()
     for metric in ("psnr", "map_residual"):
         values = of_lambda(found, "denoiser", metric).iloc[:, 0].to_numpy(dtype=float)

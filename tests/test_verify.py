@@ -19,7 +19,7 @@ deblur-k5-2.55,pnp-gd,psnr,150,4,27.6
 deblur-k5-2.55,pnp-gd,ssim,150,4,0.76
 deblur-k5-2.55,pnp-gd,iterations,150,4,100
 """
-CONVERGENCE = """task,method,iterations,images,psnr,psnr_best,msd
+CONVERGENCE = """task,method,iterations,images,psnr,psnr_oracle,msd
 deblur-k3-2.55,pnp-gd,500,4,27.7,27.9,4.3e-15
 """
 TUNING = """task,method,parameter,begin,chosen,at_edge,trials,psnr
@@ -140,7 +140,7 @@ def test_one_percent_is_allowed_of_what_is_not_declared() -> None:
         ("tables/restoration.csv", "150,4,27.6", "150,4,"),
         ("tables/restoration.csv", "4,27.6\n", "4,27.6\ndeblur-k5-2.55,red,psnr,150,4,27\n"),
         ("tables/restoration.csv", "deblur-k5-2.55,start,psnr,0,4,24.6\n", ""),
-        ("tables/convergence.csv", "psnr_best", "psnr_first"),
+        ("tables/convergence.csv", "psnr_oracle", "psnr_first"),
         ("tables/tuning.csv", "2.55,5.1", "2.56,5.1"),
         ("claims.json", '"images": 4', '"images": 5'),
         ("claims.json", '"measured": 0.38', '"measured": null'),

@@ -89,7 +89,7 @@ COLOURS = {
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
 DASHED = {
     "pnp-gd@fixed", "pnp-admm@original", "pnp-admm-unbounded@original", "pnp-gd-plain",
-    "pnp-gd-published",
+    "pnp-gd-published+x8",
 }  # fmt: skip
 
 STYLE: dict[Any, Any] = {
@@ -561,8 +561,8 @@ CURVATURES = {  # name, mark, colour, size
 def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     """By task: the curvature that tuning chose, and what it must exceed at each image's iterate."""
     rows = table[table["quantity"].isin(["curvature", "curvature_bound"])]
-    tasks = tasks_in_order(rows["at"].tolist())[::-1]
-    for i, task in enumerate(tasks):
+    tasks = tasks_in_order(rows["at"].tolist())
+    for i, task in enumerate(tasks[::-1]):
         for pair, offset in (("fixed", 0.17), ("updated", -0.17)):
             of_pair = rows[(rows["at"] == task) & (rows["pair"] == pair)]
             for quantity, (_, mark, colour, size) in CURVATURES.items():
@@ -576,12 +576,7 @@ def _curvatures(axis: Axes, table: pd.DataFrame) -> None:
     axis.xaxis.set_major_locator(LogLocator(10, subs=steps))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_yticks(range(len(tasks)), [task_name(task) for task in tasks])
-    axis.set_ylim(-0.6, len(tasks) - 0.4)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", visible=False)
-    for line in np.arange(len(tasks) - 1) + 0.5:
-        axis.axhline(line, color="#E4E4E4", lw=0.5)
+    _task_rows(axis, tasks, [task_name(task) for task in tasks])
     axis.set_xlabel("curvature c of the step")
     axis.set_title("PnP-GD's step at the last iterates", pad=18)
     handles = [

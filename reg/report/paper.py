@@ -14,8 +14,8 @@ from reg.methods import arm_folder
 from reg.networks import read_metadata
 from reg.params import Profile, TrainReg
 from reg.problems import parse_task
+from reg.recipe import Recipe
 from reg.report.sheets import Cell, Sheet
-from reg.training import Recipe
 
 NOT_STATED = "not stated"
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from reg.report import findings, tables, unrolled
-from reg.report.captions import ADMM_LEVELS, ROUNDING, central_say, until_say
+from reg.report.captions import ADMM_LEVELS, ROUNDING, central_say, named, until_say
 from reg.report.inputs import Inputs
 from reg.report.page import TableEntry
 from reg.report.paper import paper_sheet
@@ -14,10 +16,16 @@ GEOMETRIC = f"The mean of the step is geometric.{ROUNDING.format('listed')}"
 def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
     """Every table, in the order of the page; a method was tuned by at most `tuning_trials`."""
     evidence = inputs.evidence
+
+    def on(table: pd.DataFrame) -> str:
+        return named(inputs.manifest, table["image"].unique())
+
     return [
         TableEntry(
             "Restoration",
-            tables.restoration_sheet(evidence.restoration, until_say(inputs)),
+            tables.restoration_sheet(
+                evidence.restoration, on(evidence.restoration), until_say(inputs)
+            ),
             (inputs.file("evaluate_restoration", "table.csv"),),
             ("evaluate_restoration",),
         ),
@@ -36,8 +44,9 @@ def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
             tables.iterations_sheet(
                 evidence.convergence,
                 "convergence",
-                "Convergence over {iterations} iterations, mean over {images} test images"
-                f"{central_say(inputs, 'evaluate_convergence')}. {ADMM_LEVELS} PSNR and SSIM are "
+                "Convergence over {iterations} iterations, mean over "
+                f"{on(evidence.convergence)}{central_say(inputs, 'evaluate_convergence')}. "
+                f"{ADMM_LEVELS} PSNR and SSIM are "
                 "of images clipped to [0,1]; the best is in bold, the best iterate chosen by an "
                 f"oracle that knows the truth. {GEOMETRIC}",
             ),
@@ -46,7 +55,10 @@ def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
         ),
         TableEntry(
             "Acceleration",
-            tables.acceleration_sheet(inputs.acceleration, central_say(inputs, "accelerate")),
+            tables.acceleration_sheet(
+                inputs.acceleration,
+                f"{on(inputs.acceleration)}{central_say(inputs, 'accelerate')}",
+            ),
             (inputs.file("accelerate", "table.csv"),),
             ("accelerate",),
         ),
@@ -56,7 +68,7 @@ def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
                 evidence.ablation,
                 "ablation",
                 "PnP-GD with G trained beside a fixed or an updated denoiser D, and PnP-ADMM with "
-                "the original or the updated D: mean over {images} test images"
+                f"the original or the updated D: mean over {on(evidence.ablation)}"
                 f"{central_say(inputs, 'ablate')}, up to "
                 "{iterations} iterations. PnP-ADMM stands here twice, within [0,1] and unbounded, "
                 "as published, each with the level of D that was tuned for it. PSNR and SSIM are "
@@ -76,7 +88,10 @@ def table_entries(inputs: Inputs, tuning_trials: int) -> list[TableEntry]:
         TableEntry(
             "Unrolled networks",
             unrolled.unrolled_sheet(
-                evidence.unrolled, evidence.restoration, inputs.unrolled_logs.main_steps
+                evidence.unrolled,
+                evidence.restoration,
+                inputs.unrolled_logs.main_steps,
+                on(evidence.unrolled),
             ),
             (inputs.file("finetune_unrolled", "*", "table.csv"),),
             tuple(f"finetune_unrolled@{start}" for start in unrolled.STARTS),

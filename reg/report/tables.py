@@ -25,7 +25,6 @@ from reg.report.findings import (
     FALL,
     MAP_RESIDUAL,
     NEAR,
-    PUBLISHED,
     SCHEDULES,
     run_ends,
     schedule_runs,
@@ -64,12 +63,12 @@ def _step(value: float) -> str:
     return f"≤ {floor:.0e}" if value <= floor * (1 + 1e-9) else f"{value:.1e}"
 
 
-def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
+def restoration_sheet(table: pd.DataFrame, images: str, until: str = "") -> Sheet:
     """PSNR and SSIM, mean over test images, by method and task.
 
     Each has the interval of the difference to PnP-GD. The csv has every other metric, too: PSNR
-    without clipping, the oracle's choice of iterate (`psnr_best`) and the iterations taken.
-    `until` says how long methods ran.
+    without clipping, the oracle's choice of iterate (`psnr_oracle`) and the iterations taken.
+    `images` says which they are, `until` how long methods ran.
     """
     rows = last_by_image(table)
     methods = in_order(rows["method"].unique().tolist())
@@ -105,7 +104,6 @@ def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
             values = filled.reindex(tasks).tolist()
             lines.insert(1, (Cell("Holes filled"), *(Cell(_fixed(v, decimals)) for v in values)))
         blocks.append((heading, tuple(lines)))
-    images = rows["image"].nunique()
     starts = (
         " In inpainting all methods begin with holes filled from coarse to fine."
         if "psnr_filled" in set(rows["metric"])
@@ -113,7 +111,7 @@ def restoration_sheet(table: pd.DataFrame, until: str = "") -> Sheet:
     )
     return Sheet(
         "restoration",
-        f"Restoration of {images} test images, by task (σₙ in /255 where there is noise): mean of "
+        f"Restoration of {images}, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
         f"second underlined.{starts}{until}{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
@@ -220,7 +218,7 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
     """PSNR of the last and of the best iterate and the last mean squared step, by task.
 
     The mean of the step is geometric, within MSD_RANGE, as the figures have it. SSIM is shown
-    where it was measured. `caption` may hold {images} and {iterations}.
+    where it was measured. `caption` may hold {iterations}.
     """
     records, blocks = [], []
     with_ssim = bool((table["metric"] == "ssim").any())
@@ -232,11 +230,11 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
         groups = [m.split("@")[0] if "@" in m else "" for m in methods]
         marked = {
             "psnr": ranked_in_group([r["psnr"] for r in measured], groups, 2),
-            "psnr_best": [Cell(_fixed(r["psnr_best"], 2)) for r in measured],
+            "psnr_oracle": [Cell(_fixed(r["psnr_oracle"], 2)) for r in measured],
             "ssim": ranked_in_group([r["ssim"] for r in measured], groups, 3),
             "msd": [Cell(_step(r["msd"])) for r in measured],
         }
-        shown = ["psnr", "psnr_best", *(["ssim"] if with_ssim else []), "msd"]
+        shown = ["psnr", "psnr_oracle", *(["ssim"] if with_ssim else []), "msd"]
         lines = tuple(
             (Cell(method_name(m)), *[marked[metric][i] for metric in shown])
             for i, m in enumerate(methods)
@@ -245,10 +243,10 @@ def iterations_sheet(table: pd.DataFrame, name: str, caption: str) -> Sheet:
     numbers = pd.DataFrame(records)
     header = ["Method", "PSNR, last (dB)", "PSNR, best (oracle, dB)"]
     header += [*(["SSIM, last"] if with_ssim else []), "Last mean squared step"]
-    images, iterations = int(numbers["images"].max()), int(numbers["iterations"].max())
+    iterations = int(numbers["iterations"].max())
     return Sheet(
         name,
-        caption.format(images=images, iterations=f"{iterations:,}"),
+        caption.format(iterations=f"{iterations:,}"),
         tuple(header),
         tuple(blocks),
         numbers if with_ssim else numbers.drop(columns="ssim"),
@@ -265,7 +263,7 @@ def _convergence_means(table: pd.DataFrame, name: str, task: str, method: str) -
         "iterations": int(psnr.index[-1]),
         "images": psnr.columns.get_level_values("image").nunique(),
         "psnr": float(psnr.iloc[-1].mean()),
-        "psnr_best": float(psnr.max(axis=0).mean()),
+        "psnr_oracle": float(psnr.max(axis=0).mean()),
         "ssim": float(ssim.loc[ssim["metric"] == "ssim", "value"].mean()),
         "msd": float(10 ** np.log10(msd.iloc[-1].clip(*MSD_RANGE)).mean()),
     }
@@ -282,7 +280,7 @@ def ranked_in_group(values: Sequence[float], groups: Sequence[str], decimals: in
     return cells
 
 
-def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
+def acceleration_sheet(table: pd.DataFrame, images: str) -> Sheet:
     """PSNR early and at the end, iterations to Adam's result, speed-up; by task and schedule."""
     runs = schedule_runs(table)
     blocks = [
@@ -304,21 +302,17 @@ def acceleration_sheet(table: pd.DataFrame, central: str = "") -> Sheet:
         )
         for task in dict.fromkeys(run.task for run in runs)
     ]
-    early, images = max(run.early for run in runs), max(run.images for run in runs)
-    published = (
-        " Adam as published begins with 0.5 in the holes, the others with holes filled from "
-        "coarse to fine."
-        if any(run.schedule == PUBLISHED for run in runs)
-        else ""
-    )
+    early = max(run.early for run in runs)
     return Sheet(
         "acceleration",
-        f"Schedules of PnP-GD from the same start, mean over {images} test "
-        f"images{central}: PSNR in dB after {early:,} iterations and at the end of the run, the "
-        f"difference to Adam's end, the iteration from which PSNR stays at most {NEAR:g} dB below "
-        "it or above, and the speed-up: Adam's own such iteration over the schedule's. A dash: it "
-        "ends further below. In inpainting without noise Adam and the plain step take σ = 1/255, "
-        f"the others the tuned one, on which they hardly depend.{published}",
+        f"Schedules of PnP-GD from the same start, mean over {images}: PSNR in dB after "
+        f"{early:,} iterations and at the end of the run, the difference to Adam's end, the "
+        f"iteration from which PSNR stays at most {NEAR:g} dB below it or above, and the "
+        "speed-up: Adam's own such iteration over the schedule's. A dash: it ends further below. "
+        "In inpainting without noise Adam and the plain step take σ = 1/255, the others the tuned "
+        "one, on which they hardly depend. Adam as published shows G another of the eight "
+        "orientations at each iteration and begins with 0.5 in holes, the others with holes filled "
+        "from coarse to fine.",
         (
             "Schedule", f"PSNR\nat {early:,}", "End\nat", "PSNR\nat end", "Minus\nAdam's",
             f"{NEAR:g} dB\nfrom", "Speed-\nup",
@@ -383,6 +377,7 @@ DIAGNOSTICS = {
     "norm_2D-I": ("Norm of the Jacobian of 2D − I", 3),
     "curvature": ("PnP-GD's step: curvature in use", 1),
     "curvature_bound": (f"PnP-GD's step: curvature to exceed, {BOUND}", 1),
+    "plain_step": ("μ of the plain step", 3),
     "plain_step_bound": ("Largest stable μ of the plain step", 3),
 }
 
@@ -449,9 +444,9 @@ def tuning_sheet(
         f"divided by a ratio, {FIRST_RATIO:g} at first, and after a round without gain by its "
         f"square root, until that is below {LAST_RATIO:g} or after {budget} trials (†). * marks "
         "choices at the edge of what was tried. Longer steps than are stable are not tried: c "
-        f"stays above {BOUND} near the validation images, PnP-PGD's step below that of a stable "
-        "gradient step. σ and s are noise levels (/255), c is the curvature, w the weight of the "
-        "regularizer, μ the step. PSNR in dB.",
+        f"stays above {BOUND}, measured beforehand at the validation images, where its search "
+        "begins, and PnP-PGD's step below that of a stable gradient step. σ and s are noise levels "
+        "(/255), c is the curvature, w the weight of the regularizer, μ the step. PSNR in dB.",
         ("Method", *["Begin → chosen [tried]"] * columns, "Trials", "PSNR"),
         tuple(blocks),
         pd.DataFrame(records),

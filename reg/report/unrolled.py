@@ -12,7 +12,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from reg.claims import compared, in_order, method_name, read_csv, task_name, tasks_in_order
 from reg.errors import InputError
-from reg.finetuning import STEPS_COLUMNS
 from reg.images import Pixels, read_pixels
 from reg.report.figures import (
     BLUE,
@@ -24,6 +23,7 @@ from reg.report.figures import (
 )
 from reg.report.sheets import Cell, Sheet
 from reg.report.tables import ranked_in_group, task_means
+from reg.unrolled import STEPS_COLUMNS
 
 STARTS = {
     "reg": "ReG",
@@ -195,7 +195,9 @@ def crops(
 # --- tables and sentences ---------------------------------------------------------------------
 
 
-def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -> Sheet:
+def unrolled_sheet(
+    table: pd.DataFrame, restoration: pd.DataFrame, steps: int, images: str
+) -> Sheet:
     """Test PSNR and SSIM by task and start, beside PnP-GD with ReG run to its end."""
     rows = last_by_image(pd.concat([table, pnp_gd_beside(table, restoration)]))
     blocks = []
@@ -216,7 +218,7 @@ def unrolled_sheet(table: pd.DataFrame, restoration: pd.DataFrame, steps: int) -
     return Sheet(
         "unrolled",
         f"Unrolled gradient descent from every start after equal training, beside PnP-GD with the "
-        f"same ReG: mean over {table['image'].nunique()} test images and "
+        f"same ReG: mean over {images} and "
         f"{table['seed'].nunique()} fine-tuning seeds. Passes: how often the network is run for "
         "one image, which its time is proportional to. Gain: PSNR minus that of the random start, "
         "random weights in the form of ReG's G, paired by seed and image, with its 95 % interval.",

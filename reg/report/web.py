@@ -47,7 +47,7 @@ POINTS = 80  # of a curve, evenly spread over the logarithm of the iteration
 METRICS = {
     "psnr": ("PSNR (dB)", 2),
     "ssim": ("SSIM", 3),
-    "psnr_best": ("PSNR, best iterate by an oracle (dB)", 2),
+    "psnr_oracle": ("PSNR, best iterate by an oracle (dB)", 2),
     "psnr_unclipped": ("PSNR, not clipped to [0,1] (dB)", 2),
     "iterations": ("Iterations taken", 1),
 }
