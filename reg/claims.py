@@ -17,7 +17,7 @@ import pandas as pd
 
 from reg.errors import InputError
 from reg.evaluation import COLUMNS as COLUMNS
-from reg.methods import CONVERGENCE, EQUIVARIANT
+from reg.methods import CONVERGENCE, without_orientation
 from reg.problems import parse_task, task_label
 from reg.statistics import LEVEL, PairedDifference, mean_over_tasks, paired_difference
 
@@ -196,16 +196,16 @@ def in_order(names: Sequence[str]) -> list[str]:
     order = list(METHODS)
 
     def place(method: str) -> tuple[int, str]:
-        base = method.removesuffix(EQUIVARIANT)
+        base = without_orientation(method)
         return (order.index(base) if base in METHODS else len(order), method)
 
     return sorted(set(names), key=place)
 
 
 def method_name(method: str) -> str:
-    """What readers call a method: `PnP-GD (ReG)`, with ×8 where it is made equivariant."""
-    base = method.removesuffix(EQUIVARIANT)
-    return METHODS.get(base, base) + ("" if base == method else " ×8")
+    """What readers call a method: `PnP-GD (ReG)`; with ×8 or ×1 where that is not its usual."""
+    base = without_orientation(method)
+    return METHODS.get(base, base) + method.removeprefix(base).replace("+x", " ×")
 
 
 def tasks_in_order(names: Sequence[str]) -> list[str]:
@@ -475,7 +475,7 @@ def judge_gd_convergence(evidence: Evidence) -> Finding:
     """The criteria of convergence for every run of PnP-ReG's plain step, others beside it."""
     claim, table = "gd-convergence", evidence.convergence
     parts: dict[str, Any] = {}
-    methods = ("pnp-gd-plain", "pnp-gd", PUBLISHED_ADMM, "pnp-admm")
+    methods = ("pnp-gd-plain+x1", "pnp-gd+x1", PUBLISHED_ADMM, "pnp-admm")
     runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for task in CONVERGENCE_TASKS:
         for method in runs:
@@ -488,14 +488,14 @@ def judge_gd_convergence(evidence: Evidence) -> Finding:
                 "smallest_shrink": float(run["shrink"].min()),
                 "late_gain": run["late"],
             }
-    gd = runs["pnp-gd-plain"]
+    gd = runs["pnp-gd-plain+x1"]
     drops = over_tasks(
         {task: run["drop"] for task, run in zip(CONVERGENCE_TASKS, gd, strict=True)}, claim
     )
     drop = paired_difference(drops, np.zeros_like(drops))
     shortest = min(r["iterations"] for r in gd)
     enough = shortest >= GD_LONG_ENOUGH
-    verdict, first = _by_runs(gd, enough), _by_runs(runs["pnp-gd"], enough)
+    verdict, first = _by_runs(gd, enough), _by_runs(runs["pnp-gd+x1"], enough)
     met = {m: sum(int(r["converged"].sum()) for r in rs) for m, rs in runs.items()}
     total = {m: sum(r["converged"].size for r in rs) for m, rs in runs.items()}
     deepest = {m: max(r["drop"].to_numpy().max() for r in rs) for m, rs in runs.items()}
@@ -505,13 +505,13 @@ def judge_gd_convergence(evidence: Evidence) -> Finding:
     )
     by = {name: sum(int(run[name].sum()) for run in gd) for name in ("held", "shrunk", "settled")}
     why = (
-        f"{met['pnp-gd-plain']} of {total['pnp-gd-plain']} runs of PnP-ReG by the paper's step "
-        f"converge within {shortest:,} iterations: {by['held']} hold their PSNR (largest drop "
-        f"{deepest['pnp-gd-plain']:.3f} dB), {by['shrunk']} shrink their steps (by "
+        f"{met['pnp-gd-plain+x1']} of {total['pnp-gd-plain+x1']} runs of PnP-ReG by the paper's "
+        f"step converge within {shortest:,} iterations: {by['held']} hold their PSNR (largest drop "
+        f"{deepest['pnp-gd-plain+x1']:.3f} dB), {by['shrunk']} shrink their steps (by "
         f"{_factor(min(r['shrink'].min() for r in gd))} or more in mean square), {by['settled']} "
         f"have settled (the second half of the iterations brings {late}); beside it "
-        f"{met['pnp-gd']} of {total['pnp-gd']} by the accelerated schedule, by which the claim "
-        f"would be {first}, "
+        f"{met['pnp-gd+x1']} of {total['pnp-gd+x1']} by the accelerated schedule, by which the "
+        f"claim would be {first}, "
         f"{met[PUBLISHED_ADMM]} of {total[PUBLISHED_ADMM]} of PnP-ADMM as published (largest drop "
         f"{deepest[PUBLISHED_ADMM]:.3f} dB), and {met['pnp-admm']} of {total['pnp-admm']} of "
         f"PnP-ADMM kept within [0,1] (largest drop {deepest['pnp-admm']:.3f} dB)"
@@ -749,7 +749,7 @@ CLAIMS = (
         judge_restoration,
         "at first the rival was the one with the highest mean on the test images, and a 95 % "
         "interval below 0 in one task was enough, both of which favoured the rivals; and PnP-ADMM "
-        "and PnP-HQS had no bounds on their iterates",
+        "and PnP-HQS had no bounds on their iterates, and no network was turned",
     ),
     Claim(
         "visual",
@@ -763,7 +763,7 @@ CLAIMS = (
         ("tune", "evaluate_restoration"),
         judge_visual,
         "at first the rival was the one with the highest SSIM on the test images, and PnP-ADMM and "
-        "PnP-HQS had no bounds on their iterates",
+        "PnP-HQS had no bounds on their iterates, and no network was turned",
     ),
     Claim(
         "gd-convergence",
@@ -780,7 +780,7 @@ CLAIMS = (
         f"every run converges in both settings over at least {GD_LONG_ENOUGH:,} iterations, not "
         "reproduced if in either more than half fail to hold their PSNR or to shrink their steps, "
         "else inconclusive. Judged by the step of the paper's equation, "
-        "x ← x − μ(Aᵀ(Ax − y) + σ²G(x))",
+        "x ← x − μ(Aᵀ(Ax − y) + σ²G(x)), with images in one orientation",
         ("evaluate_convergence",),
         judge_gd_convergence,
         "at first the accelerated schedule was judged, which was PnP-ReG's only one; since there "
@@ -800,7 +800,7 @@ CLAIMS = (
         "them, not reproduced if both lie below, else inconclusive",
         ("ablate",),
         judge_update_denoiser,
-        "at first the last iterate alone was looked at",
+        "at first the last iterate alone was looked at, and G was not turned",
     ),
     Claim(
         "admm-convergence",

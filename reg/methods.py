@@ -2,8 +2,13 @@
 
 A name may carry the networks it uses: `pnp-gd@fixed` is PnP-GD with the ReG that was trained
 with a fixed denoiser, `pnp-admm@updated` PnP-ADMM with the denoiser that ReG training updated.
-Without `@` a method uses what the paper compares: ReG `updated`, denoiser `original`. `+x8` at the
-end of a name makes the network dihedrally equivariant (`reg.equivariance`).
+Without `@` a method uses what the paper compares: ReG `updated`, denoiser `original`.
+
+As in the published code of PnP-ReG and of DPIR, the network of a method that keeps nothing of it
+from one iteration to the next sees another of the eight orientations at each (`reg.equivariance`),
+which costs nothing and keeps errors of one orientation from adding up. PnP-ADMM's dual variable
+and the line search of GS-PnP want one function throughout. `+x8` or `+x1` at the end of a name says
+otherwise.
 
 Noise levels among the parameters are in /255.
 """
@@ -51,7 +56,7 @@ ARMS: dict[Kind, tuple[str, ...]] = {
     "denoisers": ("original", "updated", "fixed"),
     "potentials": ("gradient-step",),
 }
-EQUIVARIANT = "+x8"
+ORIENTATIONS = {"+x8": True, "+x1": False}  # endings of names: whether the network is turned
 IMAGE_RANGE = (0.0, 1.0)
 # Official rates, and that of super-resolution without noise.
 ADAM_STEP = {"deblur": 0.004, "sr": 0.002, "inpaint": 0.01, "denoise": 0.004}
@@ -121,8 +126,8 @@ def _of_seed(models: Path, seed: int, once: Networks) -> Networks:
 class Method:
     """How a method is run, where the tuning of its parameters begins, and what they stay below.
 
-    `run(problem, network, parameters)` gets the one network that the method uses. With
-    `from_degraded` its iterations begin at `Problem.degraded`.
+    `run(problem, network, parameters)` gets the one network that the method uses, which is turned
+    at each iteration if `turns`. With `from_degraded` iterations begin at `Problem.degraded`.
     """
 
     kind: Kind
@@ -130,6 +135,7 @@ class Method:
     begin: Callable[[Task], dict[str, float]]
     below: Mapping[str, float] = field(default_factory=dict)
     from_degraded: bool = False
+    turns: bool = False
 
 
 def iterate(
@@ -161,10 +167,20 @@ def network_of(method: str, networks: Networks) -> Any:
 
 
 def canonical(method: str) -> str:
-    """The name without `@arm` where that is the method's usual one: `pnp-gd@updated` → `pnp-gd`."""
+    """The name without what is usual of the method: `pnp-gd@updated+x8` → `pnp-gd`."""
     known, arm, turned = _parse(method)
-    kind = method.removesuffix(EQUIVARIANT).partition("@")[0]
-    return kind + ("" if arm == _usual(known) else f"@{arm}") + (EQUIVARIANT if turned else "")
+    kind = without_orientation(method).partition("@")[0]
+    ending = next(end for end, turns in ORIENTATIONS.items() if turns == turned)
+    return (
+        kind
+        + ("" if arm == _usual(known) else f"@{arm}")
+        + ("" if turned == known.turns else ending)
+    )
+
+
+def without_orientation(method: str) -> str:
+    """The name without `+x8` or `+x1`."""
+    return method[: -len("+x8")] if method.endswith(tuple(ORIENTATIONS)) else method
 
 
 def method_named(method: str) -> Method:
@@ -182,9 +198,9 @@ def _usual(method: Method) -> str:
 
 
 def _parse(name: str) -> tuple[Method, str, bool]:
-    """`kind@arm+x8` → the method, its arm, and whether the network is made equivariant."""
-    turned = name.endswith(EQUIVARIANT)
-    kind, _, arm = name.removesuffix(EQUIVARIANT).partition("@")
+    """`kind@arm+x8` → the method, its arm, and whether its network is turned."""
+    bare = without_orientation(name)
+    kind, _, arm = bare.partition("@")
     if kind not in METHODS:
         raise InputError(f"method '{name}': must be one of {', '.join(METHODS)}")
     method = METHODS[kind]
@@ -192,12 +208,13 @@ def _parse(name: str) -> tuple[Method, str, bool]:
     if arm and arm not in arms:
         known = ", ".join(f"{kind}@{each}" for each in arms) or kind
         raise InputError(f"method '{name}': must be one of {known}")
-    if turned and method.kind not in ("regularizers", "denoisers"):
+    ending = name.removeprefix(bare)
+    if ending and method.kind not in ("regularizers", "denoisers"):
         raise InputError(
-            f"method '{name}': {kind} has no {EQUIVARIANT}, since nothing of it may change from "
+            f"method '{name}': {kind} has no {ending}, since nothing of it may change from "
             f"one iteration to the next; write {kind}"
         )
-    return method, arm or _usual(method), turned
+    return method, arm or _usual(method), ORIENTATIONS.get(ending, method.turns)
 
 
 def _noise(task: Task) -> float:
@@ -305,7 +322,8 @@ def _gd(
     begin: Callable[[Task], dict[str, float]],
     bounds: tuple[float, float] = UNBOUNDED,
 ) -> Method:
-    return Method("regularizers", partial(_pnp_gd, descent=descent, bounds=bounds), begin)
+    run = partial(_pnp_gd, descent=descent, bounds=bounds)
+    return Method("regularizers", run, begin, turns=True)
 
 
 def _admm(bounds: tuple[float, float]) -> Method:
@@ -322,7 +340,7 @@ ADAM = _gd("adam", lambda task: {"sigma": _noise(task), "step": _step_of_adam(ta
 # terms its bounds are those of RED, PnP-ADMM and PnP-HQS as well. Without bounds, as published, are
 # the schedules of the paper's equation and of the official code, `pnp-admm-unbounded`, PnP-PGD,
 # which stays behind, and GS-PnP and TV, whose proximal steps have no closed form within them.
-# `pnp-gd-published+x8` is the official code to the start, which others have in common.
+# `pnp-gd-published` is the official code to the start, which others have in common.
 METHODS: dict[str, Method] = {
     "pnp-gd": _gd(
         "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
@@ -337,10 +355,16 @@ METHODS: dict[str, Method] = {
         "denoisers",
         _red,
         lambda task: {"weight": 0.01, "sigma": 10.0 if task.sigma_n else 20.0},
+        turns=True,
     ),
     "pnp-admm": _admm(IMAGE_RANGE),
     "pnp-admm-unbounded": _admm(UNBOUNDED),
-    "pnp-hqs": Method("denoisers", _pnp_hqs, lambda task: {"sigma": _noise(task), "level": 5.0}),
+    "pnp-hqs": Method(
+        "denoisers",
+        _pnp_hqs,
+        lambda task: {"sigma": _noise(task), "level": 5.0},
+        turns=True,
+    ),
     # A gradient step on f is non-expansive up to μ‖A‖² = 2, where some images come out best and
     # others diverge.
     "pnp-pgd": Method(
@@ -348,6 +372,7 @@ METHODS: dict[str, Method] = {
         _pnp_pgd,
         lambda task: {"sigma": 5.0, "relative_step": 1.0},
         below={"relative_step": 2.0},
+        turns=True,
     ),
     "gs-pnp": Method(
         "potentials",
@@ -377,7 +402,7 @@ def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
     """Parameters of the schedules of PnP-GD for one task, from the σ and c tuned for `pnp-gd`.
 
     Adam takes the official rate of the task, the others the step of c: for the plain one see
-    PLAIN_STEP. Adam as published turns G's images, too, and has its own start in inpainting. Where
+    PLAIN_STEP. In inpainting, where its start is another, there is Adam as published, too. Where
     there is no noise the spectral steps hardly depend on σ, so that tuning cannot tell it: there
     Adam and the plain step, whose speed it decides, take the official σ, and the schedules no
     longer share their fixed points.
@@ -388,7 +413,7 @@ def schedules(task: str, tuned: Parameters) -> dict[str, dict[str, float]]:
     return {
         "pnp-gd-adam": adam,
         "pnp-gd-plain": {**tuned, "sigma": sigma},
-        "pnp-gd-published+x8": dict(adam),
+        **({"pnp-gd-published": dict(adam)} if named.kind == "inpaint" else {}),
         "pnp-gd-spectral": dict(tuned),
         "pnp-gd": dict(tuned),
     }

@@ -1,5 +1,6 @@
 """Stage `evaluate_convergence`: the paper's two settings, every iteration measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from reg.checkpoints import hand_over
@@ -18,10 +19,14 @@ def work(params: Params) -> Path:
     section = params.active.evaluate_convergence
     results = params.folder("results", "evaluate_convergence")
     given = inputs(params, "evaluate_convergence", "test")
+    # PnP-GD with G in one orientation: another at each iteration would end in a cycle, at no point.
     # PnP-ADMM as the paper shows it: s = 30/255 throughout; falling until iteration 25, then fixed.
     jobs = [
-        *(given.schedules(task)["pnp-gd-plain"] for task in CONVERGENCE),
-        *(given.job(task, "pnp-gd") for task in CONVERGENCE),
+        *(
+            replace(given.schedules(task)[method], method=f"{method}+x1")
+            for method in ("pnp-gd-plain", "pnp-gd")
+            for task in CONVERGENCE
+        ),
         *(given.job(DEBLUR, method, level=30.0) for method in ADMM),
         *(given.job(SUPER_RESOLUTION, method, first=50.0, until=25.0) for method in ADMM),
     ]

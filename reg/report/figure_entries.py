@@ -56,7 +56,7 @@ def _restoration(inputs: Inputs) -> Drawn:
             f"The axis is linear within ±{figures.RESTORATION_LINEAR:g} dB and logarithmic "
             "beyond. Small dots are images, large ones means, bars 95 % paired bootstrap "
             "intervals of the mean, lengthened for few images. Beside a task stands the mean PSNR "
-            "of PnP-GD."
+            f"of PnP-GD. {findings.TURNED}"
             f"{until_say(inputs)}{findings.seeds_say(table)}",
             (file,),
             ("evaluate_restoration",),
@@ -91,16 +91,17 @@ def _convergence(inputs: Inputs) -> Drawn:
         FigureEntry(
             "convergence",
             "Convergence of PnP-GD, beside PnP-ADMM",
-            f"{curves_say('pnp-gd')} mean over {images}"
+            f"{curves_say('pnp-gd+x1')} mean over {images}"
             f"{central_say(inputs, 'evaluate_convergence')}. {ADMM_LEVELS} The "
-            "end of that fall makes the step jump. The plain step and PnP-ADMM "
+            "end of that fall makes the step jump. G sees one orientation here (×1): where it sees "
+            "eight in turn, steps end in a cycle of eight. The plain step and PnP-ADMM "
             "unbounded (broad line, without a band) run as published; the other two keep every "
             "iterate within [0,1]."
             f"{ROUNDING.format('drawn')}{first_of_seeds(inputs.evidence.restoration)}",
             (inputs.file("evaluate_convergence", "table.csv"),),
             ("evaluate_convergence",),
         ),
-        partial(figures.draw_iterations, table, CONVERGENCE_TASKS, "pnp-gd"),
+        partial(figures.draw_iterations, table, CONVERGENCE_TASKS, "pnp-gd+x1"),
     )
 
 
@@ -120,9 +121,9 @@ def _acceleration(inputs: Inputs) -> Drawn:
             "Jacobian is not symmetric, so that there need be no objective: Adam with the "
             "learning rates of the official code, the plain step of the paper's equation, the "
             "spectral step (the metric of the operator) and, accelerated, the same with "
-            "Nesterov's momentum, which is PnP-GD elsewhere in this report. Adam as published "
-            "shows G another of the eight orientations at each iteration and begins with 0.5 in "
-            "holes, which are filled for the others. The spectral steps keep "
+            "Nesterov's momentum, which is PnP-GD elsewhere in this report. In "
+            "inpainting Adam as published begins with 0.5 in the holes, which are filled for the "
+            "others. The spectral steps keep "
             "every iterate within [0,1], the others have no bounds: where iterates reach "
             f"one, the limits of both kinds can differ. Within ±{NEAR:g} dB, the band, the "
             "axis is linear, beyond it logarithmic; dots and numbers say from which iteration "

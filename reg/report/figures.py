@@ -38,7 +38,7 @@ from reg.claims import (
     tasks_in_order,
 )
 from reg.images import Pixels
-from reg.methods import EQUIVARIANT
+from reg.methods import without_orientation
 from reg.report.findings import (
     BOUND,
     NEAR,
@@ -89,7 +89,7 @@ COLOURS = {
 INK = {ORANGE: "#A87300", SKY: "#2277A8", PURPLE: "#A8517F"}  # darker, for legible text
 DASHED = {
     "pnp-gd@fixed", "pnp-admm@original", "pnp-admm-unbounded@original", "pnp-gd-plain",
-    "pnp-gd-published+x8",
+    "pnp-gd-published",
 }  # fmt: skip
 
 STYLE: dict[Any, Any] = {
@@ -140,13 +140,18 @@ def save_figure(draw: Callable[[], Figure], stem: Path) -> None:
 
 
 def colour_of(method: str) -> str:
-    """The colour of a method in every figure, whether or not it is made equivariant."""
-    return COLOURS.get(method.removesuffix(EQUIVARIANT), GREEN)
+    """The colour of a method in every figure, in whatever orientation its network sees images."""
+    return COLOURS.get(without_orientation(method), GREEN)
+
+
+def is_dashed(method: str) -> bool:
+    """Whether a method's line is dashed, in whatever orientation its network sees images."""
+    return without_orientation(method) in DASHED
 
 
 def face_of(method: str) -> str:
-    """The inside of a method's mark: white where it is made equivariant."""
-    return "white" if method.endswith(EQUIVARIANT) else colour_of(method)
+    """The inside of a method's mark: white where its network sees other orientations than usual."""
+    return colour_of(method) if method == without_orientation(method) else "white"
 
 
 # --- curves -----------------------------------------------------------------------------------
@@ -247,7 +252,7 @@ def _band(axis: Axes, values: pd.DataFrame, method: str) -> pd.Series:
     if not unbounded:
         low, high = values.min(axis=1), values.max(axis=1)
         axis.fill_between(values.index, low, high, color=colour, alpha=0.14, linewidth=0)
-    style = "--" if method in DASHED else "-"
+    style = "--" if is_dashed(method) else "-"
     width, layer = (3.0, 1.5) if unbounded else (1.1, 2.0)
     axis.plot(values.index, mean, style, color=colour, linewidth=width, zorder=layer)
     return mean
@@ -412,7 +417,7 @@ def draw_acceleration(table: pd.DataFrame) -> Figure:
         ends = []
         for schedule, gap in gaps[task].items():
             colour, near = colour_of(schedule), stays_near(gap)
-            axis.plot(gap.index, gap, "--" if schedule in DASHED else "-", color=colour, lw=1.1)
+            axis.plot(gap.index, gap, "--" if is_dashed(schedule) else "-", color=colour, lw=1.1)
             reached = f"from {near:,} on" if near else f"not in {gap.index[-1]:,}"
             ends.append((f"{SCHEDULES[schedule]}:\n{reached}", colour, float(gap.iloc[-1])))
             if near:

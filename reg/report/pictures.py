@@ -17,7 +17,7 @@ from reg.claims import (
 )
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
-from reg.methods import EQUIVARIANT
+from reg.methods import without_orientation
 from reg.report import figures
 from reg.report.captions import crops_say, first_of_seeds
 from reg.report.inputs import Inputs
@@ -34,7 +34,7 @@ def inpainting(inputs: Inputs) -> tuple[list[Picture], Pixels, str]:
     folder = inputs.results / "evaluate_restoration" / "images" / VISUAL_TASK
     present = table.loc[table["task"] == VISUAL_TASK, "method"].unique().tolist()
     # PnP-GD stands last, beside its strongest neighbours, as figures of the field have it
-    methods = sorted(in_order(present), key=lambda m: m.removesuffix(EQUIVARIANT) == "pnp-gd")
+    methods = sorted(in_order(present), key=lambda m: without_orientation(m) == "pnp-gd")
     rival = best_rival(inputs.evidence, claim, VISUAL_TASK, "ssim")
     # Pictures are kept of the first training seed.
     ssim = {m: last(table, claim, VISUAL_TASK, m, "ssim").iloc[0] for m in methods}

@@ -26,6 +26,7 @@ from reg.report.findings import (
     MAP_RESIDUAL,
     NEAR,
     SCHEDULES,
+    TURNED,
     run_ends,
     schedule_runs,
     seeds_say,
@@ -113,7 +114,7 @@ def restoration_sheet(table: pd.DataFrame, images: str, until: str = "") -> Shee
         "restoration",
         f"Restoration of {images}, by task (σₙ in /255 where there is noise): mean of "
         "PSNR and SSIM over images, last iterate, clipped to [0,1], RGB, no border. Best in bold, "
-        f"second underlined.{starts}{until}{seeds_say(table)}",
+        f"second underlined.{starts} {TURNED}{until}{seeds_say(table)}",
         ("Method", *[_task_heading(task) for task in tasks]),
         tuple(blocks),
         task_means(rows).join(_difference_columns(differences), on=["task", "method", "metric"]),
@@ -310,9 +311,8 @@ def acceleration_sheet(table: pd.DataFrame, images: str) -> Sheet:
         f"iteration from which PSNR stays at most {NEAR:g} dB below it or above, and the "
         "speed-up: Adam's own such iteration over the schedule's. A dash: it ends further below. "
         "In inpainting without noise Adam and the plain step take σ = 1/255, the others the tuned "
-        "one, on which they hardly depend. Adam as published shows G another of the eight "
-        "orientations at each iteration and begins with 0.5 in holes, the others with holes filled "
-        "from coarse to fine.",
+        "one, on which they hardly depend; there Adam as published begins with 0.5 in the holes, "
+        "the others with holes filled from coarse to fine.",
         (
             "Schedule", f"PSNR\nat {early:,}", "End\nat", "PSNR\nat end", "Minus\nAdam's",
             f"{NEAR:g} dB\nfrom", "Speed-\nup",

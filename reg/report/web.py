@@ -32,7 +32,15 @@ from reg.claims import (
 from reg.errors import InputError
 from reg.images import Pixels, read_pixels
 from reg.provenance import Code
-from reg.report.figures import CROP_SIDE, DASHED, STYLE, TEXT_WIDTH, colour_of, last_by_image, wide
+from reg.report.figures import (
+    CROP_SIDE,
+    STYLE,
+    TEXT_WIDTH,
+    colour_of,
+    is_dashed,
+    last_by_image,
+    wide,
+)
 from reg.report.page import FigureEntry, TableEntry, Weights, committed_tables
 from reg.report.words import WORDS
 from reg.statistics import paired_difference
@@ -558,7 +566,7 @@ def convergence(group: str, table: pd.DataFrame) -> list[dict[str, Any]]:
                 {
                     "name": method_name(method),
                     "colour": colour_of(method),
-                    "dashed": method in DASHED,
+                    "dashed": is_dashed(method),
                     "iterations": iterations,
                     "psnr": _curves(psnr.reindex(iterations), 2),
                     "msd": _curves(msd.reindex(iterations).map(np.log10), 2),
