@@ -575,7 +575,7 @@ def test_methods_have_names_for_people_and_an_order() -> None:
     assert [method_name(m) for m in found] == [
         "Degraded",
         "PnP-GD (ReG)",
-        "PnP-GD (ReG) ×8",
+        "PnP-GD (ReG) ×1",
         "PnP-HQS (DPIR)",
         "TV",
         "another",
