@@ -200,7 +200,8 @@ def test_what_was_measured_on_fewer_images_has_a_table_of_these() -> None:
 
 def test_seeds_of_reg_and_of_the_unrolled_networks_are_numbered_apart() -> None:
     tables = with_unrolled(seed=0)
-    assert list(tables["bsd, 1 image"].columns) == ["start", "pnp-gd", "unrolled-reg"]
+    columns = list(tables["bsd, 1 image"].columns)
+    assert columns == ["start", "pnp-gd", "red", "unrolled-reg"]
 
 
 @pytest.mark.parametrize(

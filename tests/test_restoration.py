@@ -1122,7 +1122,7 @@ def test_what_fails_with_one_of_many_names_it(
     options = ("-o", "out", "--task", "denoise", "--sigma", 5, "--weights", weights)
 
     def nothing(_: object, noise: float) -> Any:
-        return lambda x, noise: torch.full_like(x, torch.nan)
+        return lambda x, noise, **_: torch.full_like(x, torch.nan)
 
     with monkeypatch.context() as patch:
         patch.setattr(Restoration, "network", nothing)

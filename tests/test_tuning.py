@@ -311,7 +311,7 @@ def test_what_uses_reg_is_tuned_on_all_training_seeds_and_the_rest_once(
             noise_images(),
             networks,
             trials=4,
-            iterations=3,
+            iterations=6,
             tolerance=0.0,
             seed=7,
             precision="fp32",
@@ -320,8 +320,8 @@ def test_what_uses_reg_is_tuned_on_all_training_seeds_and_the_rest_once(
         return table.set_index("parameters")["psnr"]
 
     # whose search begins alike whatever the networks
-    both = scores("pnp-gd-plain", networks, "both")
-    alone = [scores("pnp-gd-plain", {seed: one}, f"{seed}") for seed, one in networks.items()]
+    both = scores("pnp-gd-adam", networks, "both")
+    alone = [scores("pnp-gd-adam", {seed: one}, f"{seed}") for seed, one in networks.items()]
     start = both.index[0]
     assert both[start] == pytest.approx((alone[0][start] + alone[1][start]) / 2, abs=1e-4)
     assert abs(alone[0][start] - alone[1][start]) > 0.1
