@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.rows import Row, ratios, row, save
 from reg.cpu import fuse, keep_freed_memory
+from reg.equivariance import equivariant
 from reg.evaluation import trace
 from reg.iterations import Descent, noise_levels, pnp_admm, pnp_gd
 from reg.networks import Denoiser, Regularizer, for_inference, inference, initialise
@@ -82,7 +83,8 @@ def overheads(problem: Problem) -> list[Row]:
     rows = []
     descents: tuple[Descent, ...] = ("plain", "adam", "spectral", "accelerated")
     for name in descents:
-        gd = iterate(partial(pnp_gd, problem, regularizer, sigma=0.01, step=0.5, descent=name), 10)
+        G = equivariant(regularizer)  # as `methods` runs it
+        gd = iterate(partial(pnp_gd, problem, G, sigma=0.01, step=0.5, descent=name), 10)
         found = ratios(gd, forward(lambda: regularizer(image), 10), 15)
         rows.append(row(f"PnP-GD iteration ({name}) / forward of G, 1.06 M", found, "≤ 1.15"))
     admm = iterate(
@@ -93,7 +95,7 @@ def overheads(problem: Problem) -> list[Row]:
 
     found = ratios(
         lambda: measured(problem, regularizer, 10),
-        iterate(lambda: pnp_gd(problem, regularizer, sigma=0.01, step=0.004, descent="adam"), 10),
+        iterate(partial(pnp_gd, problem, G, sigma=0.01, step=0.004, descent="adam"), 10),
         15,
     )
     rows.append(row("PnP-GD measured at every iteration / not measured, 1.06 M", found, "≤ 1.05"))
@@ -141,13 +143,14 @@ def official_way(
     """
     x = problem.start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([x], lr=0.004)
+    G = equivariant(regularizer)
     truth = problem.truth[0].permute(1, 2, 0).numpy().astype(np.float64)
     for _ in range(count):
         optimiser.zero_grad()
         data_gradient(x)
         assert x.grad is not None
         with torch.no_grad():
-            x.grad += 1e-4 * regularizer(x)
+            x.grad += 1e-4 * G(x)
         image = x.detach()[0].permute(1, 2, 0).numpy().astype(np.float64)
         peak_signal_noise_ratio(truth, image, data_range=1.0)
         structural_similarity(
@@ -174,7 +177,8 @@ def serve_official(connection: Connection, size: Size) -> None:
 def measured(problem: Problem, regularizer: Regularizer, count: int) -> None:
     """The same iterations through `evaluation.trace`."""
     with inference("auto"):
-        iterates = pnp_gd(problem, regularizer, sigma=0.01, step=0.004, descent="adam")
+        G = equivariant(regularizer)
+        iterates = pnp_gd(problem, G, sigma=0.01, step=0.004, descent="adam")
         trace(iterates, problem, count)
 
 
