@@ -49,7 +49,7 @@ noise. Shown is the PSNR of PnP-GD on the validation images, its two parameters 
 minus that of the reference; a mark at the left edge lies beyond it, its value is in
 [recipes.csv](recipes.csv). One training seed. By `python -m benchmarks.recipes`, in November 2026:
 since then iterates are kept within [0,1], inpainting begins with filled holes instead of gray
-ones, and `beta2` of Adam is a parameter, which no row varies.
+ones, networks are turned, and `beta2` of Adam is a parameter, which no row varies.
 """
 Row = dict[str, Any]
 

@@ -192,7 +192,7 @@ def cautions_of(ledger: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Known methods in declared order, each before its ×8 variant, then unknown ones by name."""
+    """Known methods in declared order, each before its ×1 or ×8, then unknown ones by name."""
     order = list(METHODS)
 
     def place(method: str) -> tuple[int, str]:
@@ -786,7 +786,8 @@ CLAIMS = (
         "at first the accelerated schedule was judged, which was PnP-ReG's only one; since there "
         "are others it is the step of the paper, and what the accelerated one gives stands beside "
         f"it; and {LONG_ENOUGH} iterations were enough, of runs that need not have settled, so "
-        "that one which had not yet come to its best could not fall from it",
+        "that one which had not yet come to its best could not fall from it; σ and c are since "
+        "tuned for a G that is turned",
     ),
     Claim(
         "update-denoiser",

@@ -4,6 +4,7 @@ Commands import what they need when they run: `reg --help` should not wait for t
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -347,6 +348,7 @@ def restore(
                 restoration.draw_comparison(photo.pixels, restored.image, known, sheets[target])
             photos.write_photo(target, photos.Photo(restored.image, photo.metadata))
             tqdm.write(f"{click.format_filename(target)}: {note}")
+            sys.stdout.flush()
         if len(every) > len(pairs):
             click.echo(f"{len(every) - len(pairs)} skipped: their outputs exist")
         _say_left_out(inputs)

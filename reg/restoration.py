@@ -207,7 +207,7 @@ def restore(
     ``sigma`` is the noise level in /255, the others' units being [0,1]; "auto" estimates it
     (Donoho & Johnstone 1994, by skimage). Default: auto, and 0 for ``inpaint``.
     ``weights`` is a folder; see `find_weights`. ``notify(done, total)`` is called after each
-    iteration. Small images make the process keep the memory that it frees, which is faster
+    iteration or tile. Small images make the process keep the memory that it frees, which is faster
     (`cpu.keep_freed_memory`). Raises InputError for what cannot be used.
     """
     how = Restoration.of(

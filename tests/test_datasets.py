@@ -98,6 +98,23 @@ def test_photographs_and_dead_leaves(tmp_path: Path) -> None:
     assert changed.sum() == 4
 
 
+def test_every_nth_is_of_each_set_and_small_sets_are_whole(tmp_path: Path) -> None:
+    for seed, (folder, count) in enumerate({"train": 3, "big": 8, "small": 3}.items()):
+        for k in range(count):
+            write_pixels(tmp_path / "root" / folder / f"{k}.png", noise(10 * seed + k, 24, 24))
+    folders = {"train": ["train"], "validation": 1, "test": ["big", "small"]}
+    manifest = run(tmp_path / "out", root=tmp_path / "root", folders=folders)
+    assert list(load_images(manifest, "test", 3)) == [
+        *("big-0", "big-3", "big-6"),
+        *("small-0", "small-1", "small-2"),
+    ]
+    assert list(load_images(manifest, "test", 2)) == [
+        *("big-0", "big-2", "big-4", "big-6"),
+        *("small-0", "small-2"),
+    ]
+    assert len(load_images(manifest, "test")) == 11
+
+
 def test_dead_leaves_take_their_colours_from_training_images(tmp_path: Path, root: Path) -> None:
     shutil.rmtree(root / "photos")
     write_pixels(root / "photos" / "red.png", np.full((16, 16, 3), [200, 0, 0], np.uint8))

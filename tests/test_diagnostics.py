@@ -326,10 +326,10 @@ def test_steps_are_those_that_were_tuned_for_the_pair() -> None:
         ("updated", "inpaint-20"): (4.0, 2.0),
     }
     plain = found[(found["quantity"] == "plain_step_bound") & (found["at"] == "inpaint-20")]
-    bound = 2 / (1 + (8 / 255) ** 2 * 2.0)  # a mask has norm 1
+    bound = 2 / (1 + (1 / 255) ** 2 * 2.0)  # a mask has norm 1, and there is no noise
     assert plain.loc[plain["pair"] == "fixed", "value"].to_numpy() == pytest.approx(bound)
     used = found[(found["quantity"] == "plain_step") & (found["at"] == "inpaint-20")]
-    step = 1.4 / (1 + (8 / 255) ** 2 * 4.0)  # of the curvature in use
+    step = 1.4 / (1 + (1 / 255) ** 2 * 4.0)  # of the curvature in use
     assert used.loc[used["pair"] == "fixed", "value"].to_numpy() == pytest.approx(step)
 
 

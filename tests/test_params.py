@@ -303,7 +303,7 @@ def test_an_unknown_method_is_named_with_those_known(method: str, raw: Raw, file
     assert "must be" in message
 
 
-def test_methods_with_an_arm_or_made_equivariant_are_taken(raw: Raw, file: Path) -> None:
+def test_methods_with_an_arm_or_turned_otherwise_are_taken(raw: Raw, file: Path) -> None:
     methods = ["pnp-gd", "red", "pnp-admm", "pnp-gd@fixed+x1", "gs-pnp", "tv"]
     params = read(with_value(raw, "evaluate_restoration.methods", methods), file)
     assert params.active.evaluate_restoration.methods == tuple(methods)

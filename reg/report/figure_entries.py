@@ -94,8 +94,8 @@ def _convergence(inputs: Inputs) -> Drawn:
             f"{curves_say('pnp-gd+x1')} mean over {images}"
             f"{central_say(inputs, 'evaluate_convergence')}. {ADMM_LEVELS} The "
             "end of that fall makes the step jump. G sees one orientation here (×1): where it sees "
-            "eight in turn, steps end in a cycle of eight. The plain step and PnP-ADMM "
-            "unbounded (broad line, without a band) run as published; the other two keep every "
+            "eight in turn, for which σ and c were tuned, steps end in a cycle of eight. "
+            "The plain step and PnP-ADMM unbounded (broad line, without a band) run as published; the other two keep every "
             "iterate within [0,1]."
             f"{ROUNDING.format('drawn')}{first_of_seeds(inputs.evidence.restoration)}",
             (inputs.file("evaluate_convergence", "table.csv"),),
@@ -116,7 +116,8 @@ def _acceleration(inputs: Inputs) -> Drawn:
             "PSNR minus that of Adam's last iterate, mean over "
             f"{images}"
             f"{central_say(inputs, 'accelerate')}, against iteration. Four "
-            "start alike and follow one gradient field, but for inpainting without noise, where "
+            "start alike and follow one field, of a G that sees another of the eight orientations "
+            "at each iteration, but for inpainting without noise, where "
             "the spectral steps hardly depend on σ and the others take the official 1/255; G's "
             "Jacobian is not symmetric, so that there need be no objective: Adam with the "
             "learning rates of the official code, the plain step of the paper's equation, the "
@@ -175,7 +176,8 @@ def _limits(inputs: Inputs) -> Drawn:
             "Why PnP-GD ends ahead of PnP-ADMM, or behind it",
             "If D and G obeyed the MAP condition, PnP-GD and PnP-ADMM would have the same "
             "limits. Left: PSNR of the last iterate minus that of PnP-ADMM with the original D, "
-            "all within [0,1]; the distance between the two marks of a task is G's, the rest that "
+            "all within [0,1]; the distance between the two marks of a task is G's and that of "
+            "turning it, which PnP-ADMM goes without, the rest that "
             f"of D's update. {tested}{central_say(inputs, 'ablate')}. Small dots are images, large "
             "ones means, bars 95 % paired bootstrap intervals, the axis as in the first figure."
             f"{findings.seeds_say(ablation)} Right: cosine of the angle between G(D(z)) and "

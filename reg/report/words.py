@@ -90,8 +90,9 @@ WORDS = (
     ("Super-resolution ×2", "recover an image from one of half the width and height."),
     ("Inpainting 20 %", "only 20 % of the pixels are known, chosen at random."),
     (
-        "×8",
-        "the image is turned or mirrored for the network, another way at every iteration.",
+        "×8, ×1",
+        "the image is turned or mirrored for the network, another of eight ways at every "
+        "iteration, or always shown as it is; named where it is not a method's usual.",
     ),
     ("Oracle", "a choice that needs the true image; shown for information only."),
 )
