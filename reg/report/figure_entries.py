@@ -95,8 +95,8 @@ def _convergence(inputs: Inputs) -> Drawn:
             f"{central_say(inputs, 'evaluate_convergence')}. {ADMM_LEVELS} The "
             "end of that fall makes the step jump. G sees one orientation here (×1): where it sees "
             "eight in turn, for which σ and c were tuned, steps end in a cycle of eight. "
-            "The plain step and PnP-ADMM unbounded (broad line, without a band) run as published; the other two keep every "
-            "iterate within [0,1]."
+            "The plain step and PnP-ADMM unbounded (broad line, without a band) run as published; "
+            "the other two keep every iterate within [0,1]."
             f"{ROUNDING.format('drawn')}{first_of_seeds(inputs.evidence.restoration)}",
             (inputs.file("evaluate_convergence", "table.csv"),),
             ("evaluate_convergence",),
