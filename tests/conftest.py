@@ -23,6 +23,11 @@ settings.register_profile("reg", deadline=None, derandomize=True)
 settings.load_profile("reg")
 
 
+def pytest_runtest_setup() -> None:
+    """What a test draws without a generator (initial weights, say) no test before it changes."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the profile tiny, its data prepared, and a denoiser."""

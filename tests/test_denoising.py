@@ -166,17 +166,19 @@ def test_costs_of_published_networks_are_those_of_their_layers(
 
 def test_costs_of_trained_networks(tmp_path: Path) -> None:
     folder = tmp_path / "train_reg" / "updated" / "0"
-    save_network(Denoiser(TINY, 1), tmp_path / "pretrain" / "denoiser.safetensors")
-    save_network(Denoiser(TINY, 2), folder / "denoiser.safetensors")
-    save_network(Regularizer(TINY, 2), folder / "regularizer.safetensors")
-    save_gradient_step(
-        GradientStepDenoiser(TINY, 1), tmp_path / "train_gs" / "denoiser.safetensors", {}
-    )
+    denoiser, updated, regularizer = Denoiser(TINY, 1), Denoiser(TINY, 2), Regularizer(TINY, 2)
+    gradient_step = GradientStepDenoiser(TINY, 1)
+    for seed, network in enumerate((denoiser, updated, regularizer, gradient_step)):
+        initialise(network, generator(seed))
+    save_network(denoiser, tmp_path / "pretrain" / "denoiser.safetensors")
+    save_network(updated, folder / "denoiser.safetensors")
+    save_network(regularizer, folder / "regularizer.safetensors")
+    save_gradient_step(gradient_step, tmp_path / "train_gs" / "denoiser.safetensors", {})
     table = trained_costs(tmp_path)
     expected = {
-        "denoiser@original": cost(Denoiser(TINY, 1)),
-        "denoiser@updated": cost(Denoiser(TINY, 2)),
-        "denoiser@gradient-step": cost(GradientStepDenoiser(TINY, 1)),
+        "denoiser@original": cost(denoiser),
+        "denoiser@updated": cost(updated),
+        "denoiser@gradient-step": cost(gradient_step),
     }
     assert table.to_numpy().tolist() == [
         [method, each.weights, each.multiply_adds] for method, each in expected.items()
