@@ -53,7 +53,7 @@ from reg.checkpoints import State, finished_cell
 from reg.console import progress
 from reg.evaluation import Row, batches
 from reg.iterations import DenoiserFunction, Gradient, curvature_bound
-from reg.methods import PLAIN_STEP, Networks, Parameters, canonical, iterate, schedules
+from reg.methods import Networks, Parameters, canonical, iterate, plain_step, schedules
 from reg.networks import Precision, inference
 from reg.problems import Problem, make_problem
 
@@ -315,7 +315,7 @@ def of_step(
     yield "curvature", task, sigma, 0.0, torch.full_like(L, curvature)
     yield "curvature_bound", task, sigma, 0.0, curvature_bound(L)
     # Without noise the plain step takes another σ.
-    weight = (schedules(task, parameters)["pnp-gd-plain"]["sigma"] / 255) ** 2
-    plain = PLAIN_STEP / (A_norm**2 + weight * curvature)
-    yield "plain_step", task, sigma, 0.0, torch.full_like(L, plain)
-    yield "plain_step_bound", task, sigma, 0.0, 2 / (A_norm**2 + weight * L)
+    sigma_plain = schedules(task, parameters)["pnp-gd-plain"]["sigma"] / 255
+    step = plain_step(problem, sigma_plain, curvature)
+    yield "plain_step", task, sigma, 0.0, torch.full_like(L, step)
+    yield "plain_step_bound", task, sigma, 0.0, 2 / (A_norm**2 + sigma_plain**2 * L)

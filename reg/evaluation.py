@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from reg.checkpoints import State, finished_cell, write_whole
 from reg.console import first_process, progress
 from reg.images import write_image
-from reg.iterations import settle
 from reg.methods import Networks, iterate, posed
 from reg.metrics import mean_squared_difference, psnr, ssim
 from reg.networks import Precision, inference
@@ -126,9 +125,7 @@ def run_job(
     """
     problem = posed(job.method, make_problem(job.task, batch.to(networks.device), names, seed))
     with inference(precision, networks.device):
-        iterates = iterate(job.method, problem, networks, job.parameters)
-        if tolerance is not None:
-            iterates = settle(iterates, problem.start, tolerance)
+        iterates = iterate(job.method, problem, networks, job.parameters, tolerance)
         on_device, last = trace(iterates, problem, iterations)
     curves, last = {name: curve.cpu() for name, curve in on_device.items()}, last.cpu()
     measured = {"ssim": ssim(last, batch)}

@@ -34,19 +34,24 @@ ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-4, tor
 # --- where to stop ----------------------------------------------------------------------------
 
 
-def settle(iterates: Iterable[Tensor], start: Tensor, tolerance: float) -> Iterator[Tensor]:
-    """Hold each image from where ‖x − x_previous‖ ≤ tolerance·‖x‖; end when all are held.
+def settle(
+    iterates: Iterable[Tensor], start: Tensor, tolerance: float, period: int = 1
+) -> Iterator[Tensor]:
+    """Hold each image from where ‖x − x_before‖ ≤ tolerance·period·‖x‖; end when all are held.
 
+    x_before is the iterate `period` before, and this is looked at once in a period: where a network
+    is turned from one iteration to the next, the limit is a cycle, whose neighbours stay apart.
     An image that is no longer finite is held as well. Each image stops on its own, so that what
     is found does not depend on which others were in its batch.
     """
-    held = start
+    before = start
     settled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    for x in iterates:
-        x = torch.where(settled.view(-1, 1, 1, 1), held, x)
-        change = (x - held).flatten(1).norm(dim=1)
-        settled = settled | ~(change > tolerance * x.flatten(1).norm(dim=1))
-        held = x
+    for taken, x in enumerate(iterates, 1):
+        x = torch.where(settled.view(-1, 1, 1, 1), before, x)
+        if taken % period == 0:
+            change = (x - before).flatten(1).norm(dim=1)
+            settled = settled | ~(change > tolerance * period * x.flatten(1).norm(dim=1))
+            before = x
         yield x
         if bool(settled.all()):
             return

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from reg.cpu import fuse
-from reg.equivariance import equivariant
+from reg.equivariance import SYMMETRIES, equivariant
 from reg.errors import InputError
 from reg.gradient_step import load_gradient_step
 from reg.iterations import (
@@ -40,6 +40,7 @@ from reg.iterations import (
     pnp_hqs,
     pnp_pgd,
     red_gd,
+    settle,
     total_variation,
 )
 from reg.networks import best_device, for_inference, load_denoiser, load_regularizer
@@ -139,12 +140,23 @@ class Method:
 
 
 def iterate(
-    method: str, problem: Problem, networks: Networks, parameters: Parameters
+    method: str,
+    problem: Problem,
+    networks: Networks,
+    parameters: Parameters,
+    tolerance: float | None = None,
 ) -> Iterator[Tensor]:
-    """The iterates of a method by name; InputError if the name or its network is unknown."""
+    """The iterates of a method by name; InputError if the name or its network is unknown.
+
+    With a `tolerance` they end where every image has settled (`iterations.settle`); if the network
+    is turned, by what changes from one time to the next that it is turned alike.
+    """
     known, _, turned = _parse(method)
     network = network_of(method, networks)
-    return known.run(problem, equivariant(network) if turned else network, parameters)
+    iterates = known.run(problem, equivariant(network) if turned else network, parameters)
+    if tolerance is None:
+        return iterates
+    return settle(iterates, problem.start, tolerance, period=SYMMETRIES if turned else 1)
 
 
 def posed(method: str, problem: Problem) -> Problem:
@@ -238,11 +250,16 @@ def _pnp_gd(
     if "step" in parameters:
         step = parameters["step"]
     elif descent == "plain":
-        norm = problem.operator.norm(*problem.start.shape[-2:])
-        step = PLAIN_STEP / (norm**2 + sigma**2 * parameters["curvature"])
+        step = plain_step(problem, sigma, parameters["curvature"])
     else:
         step = 1 / (sigma**2 * parameters["curvature"])
     return pnp_gd(problem, regularizer, sigma=sigma, step=step, descent=descent, bounds=bounds)
+
+
+def plain_step(problem: Problem, sigma: float, curvature: float) -> float:
+    """μ of the plain schedule: PLAIN_STEP/(‖A‖² + σ²c), with σ in the units of images."""
+    norm = problem.operator.norm(*problem.start.shape[-2:])
+    return PLAIN_STEP / (norm**2 + sigma**2 * curvature)
 
 
 def _red(problem: Problem, denoiser: DenoiserFunction, parameters: Parameters) -> Iterator[Tensor]:
@@ -317,6 +334,10 @@ def _total_variation(problem: Problem, network: None, parameters: Parameters) ->
     return total_variation(problem, weight=parameters["weight"], step=parameters["step"])
 
 
+def _sigma_and_curvature(task: Task) -> dict[str, float]:
+    return {"sigma": _noise(task), "curvature": 800.0}
+
+
 def _gd(
     descent: Descent,
     begin: Callable[[Task], dict[str, float]],
@@ -342,15 +363,11 @@ ADAM = _gd("adam", lambda task: {"sigma": _noise(task), "step": _step_of_adam(ta
 # which stays behind, and GS-PnP and TV, whose proximal steps have no closed form within them.
 # `pnp-gd-published` is the official code to the start, which others have in common.
 METHODS: dict[str, Method] = {
-    "pnp-gd": _gd(
-        "accelerated", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
-    ),
-    "pnp-gd-spectral": _gd(
-        "spectral", lambda task: {"sigma": _noise(task), "curvature": 800.0}, IMAGE_RANGE
-    ),
+    "pnp-gd": _gd("accelerated", _sigma_and_curvature, IMAGE_RANGE),
+    "pnp-gd-spectral": _gd("spectral", _sigma_and_curvature, IMAGE_RANGE),
     "pnp-gd-adam": ADAM,
     "pnp-gd-published": replace(ADAM, from_degraded=True),
-    "pnp-gd-plain": _gd("plain", lambda task: {"sigma": _noise(task), "curvature": 800.0}),
+    "pnp-gd-plain": _gd("plain", _sigma_and_curvature),
     "red": Method(
         "denoisers",
         _red,

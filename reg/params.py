@@ -161,7 +161,7 @@ class TrainGs(Recipe):
 class Tune(Section):
     """Stage `tune`: `trials` per method and task, each of `iterations` on `crop`² pixels.
 
-    An image stops before where its relative change falls to `tolerance`.
+    An image stops before where its relative change per iteration falls to `tolerance`.
     """
 
     trials: int = Field(ge=1)
@@ -179,7 +179,7 @@ class EvaluateDenoising(Section):
 
 
 class EvaluateRestoration(Section):
-    """Stage `evaluate_restoration`, on every `every`-th test image.
+    """Stage `evaluate_restoration`, on every `every`-th test image (see `load_images`).
 
     `keep_images` are the tasks whose images figures need, those of every `keep_every`-th of them.
     """
@@ -208,7 +208,7 @@ class EvaluateRestoration(Section):
 class EvaluateConvergence(Section):
     """Stage `evaluate_convergence`, on central crops of `crop`² pixels (null: whole images).
 
-    Every `every`-th test image.
+    On every `every`-th test image (see `load_images`).
     """
 
     iterations: int = Field(ge=1)
@@ -220,8 +220,8 @@ class EvaluateConvergence(Section):
 class Accelerate(Section):
     """Stage `accelerate`, on central crops of `crop`² pixels (null: whole images).
 
-    Every `every`-th test image. Adam and the plain step run for `iterations`, the spectral
-    schedules for `short`.
+    On every `every`-th test image (see `load_images`). Adam and the plain step run for
+    `iterations`, the spectral schedules for `short`.
     """
 
     tasks: Tasks
@@ -235,7 +235,7 @@ class Accelerate(Section):
 class Ablate(Section):
     """Stage `ablate`, on central crops of `crop`² pixels (null: whole images).
 
-    Every `every`-th test image.
+    On every `every`-th test image (see `load_images`).
     """
 
     tasks: Tasks
@@ -269,7 +269,8 @@ class FinetuneUnrolled(Recipe):
     that is best among `rate_factors` × `learning_rate` after `trial_iterations`; ReG's also with
     each number of `sweep_steps`. `supervision` weighs the earlier iterates in the loss.
     `recompute` bounds memory and changes nothing else, so it is no part of what is dumped. Every
-    `every`-th test image is measured, and every `keep_every`-th of these kept for figures.
+    `every`-th test image is measured (see `load_images`), and every `keep_every`-th of these kept
+    for figures.
     """
 
     tasks: Tasks

@@ -23,7 +23,6 @@ from reg.datasets import load_images, read_manifest, set_of
 from reg.errors import InputError
 from reg.evaluation import central_crops, denoising_validation, restoration_validation
 from reg.gradient_step import load_gradient_step
-from reg.iterations import settle
 from reg.methods import Networks, arm_folder, iterate
 from reg.networks import (
     best_device,
@@ -228,7 +227,7 @@ def scorer(
 
     def descend(regularizer: Callable[[Tensor], Tensor], problem: Problem) -> Tensor:
         networks = Networks(regularizers={"updated": regularizer}, device=device)
-        iterates = settle(iterate("pnp-gd", problem, networks, tuned), problem.start, TOLERANCE)
+        iterates = iterate("pnp-gd", problem, networks, tuned, TOLERANCE)
         *_, last = islice(iterates, ITERATIONS)
         return last
 

@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from reg.checkpoints import write_whole
 from reg.cpu import AnyNetwork, fuse, keep_freed_memory
 from reg.errors import InputError
-from reg.iterations import settle
 from reg.methods import Networks, arm_folder, begin, iterate
 from reg.networks import (
     STRIDE,
@@ -367,7 +366,7 @@ def _solve(
     name = IN_METHODS[method]
     parameters = scaled(degradation, noise, name, tuned)
     networks = Networks({"original": network}, {"updated": network}, device=y.device)
-    iterates = settle(iterate(name, problem, networks, parameters), problem.start, TOLERANCE)
+    iterates = iterate(name, problem, networks, parameters, TOLERANCE)
     restored, done = y, 0
     for done, x in enumerate(islice(iterates, iterations), 1):
         restored = x[inner]

@@ -15,7 +15,7 @@ from reg.checkpoints import State, finished_cell
 from reg.console import first_process, progress
 from reg.diagnostics import jacobian, spectral_norm
 from reg.evaluation import batches
-from reg.iterations import curvature_bound, settle
+from reg.iterations import curvature_bound
 from reg.methods import Networks, begin, below, iterate, network_of, retrained
 from reg.metrics import psnr
 from reg.networks import Precision, inference
@@ -109,8 +109,8 @@ def _mean_psnr(
 ) -> float:
     levels = []
     for networks, problem in product(of_seeds, problems):
-        iterates = iterate(method, problem, networks, parameters)
-        (last,) = deque(islice(settle(iterates, problem.start, tolerance), iterations), maxlen=1)
+        iterates = iterate(method, problem, networks, parameters, tolerance)
+        (last,) = deque(islice(iterates, iterations), maxlen=1)
         diverged = ~last.flatten(1).mean(dim=1).isfinite()
         # 0 dB as in `evaluation.trace`: clipped to [0,1], infinity would count as white.
         levels.append(psnr(last, problem.truth).masked_fill(diverged, 0.0).cpu())

@@ -273,6 +273,7 @@ JOBS = [
     Job("inpaint-50", "pnp-admm", {"sigma": 2.55, "level": 20.0}),
 ]
 ITERATIONS = 4
+PERIOD = {"pnp-gd": 8, "pnp-admm": 1}  # iterations until a network is turned as before
 
 
 def run(
@@ -298,7 +299,7 @@ def expected_curves(
     problem = make_problem(job.task, IMAGES[name], [name], 7)
     iterates = iterate(job.method, problem, Shrinking().networks(), job.parameters)
     if tolerance is not None:
-        iterates = settle(iterates, problem.start, tolerance)
+        iterates = settle(iterates, problem.start, tolerance, PERIOD[job.method])
     xs = list(islice(iterates, ITERATIONS))
     levels = [psnr(x, IMAGES[name]).item() for x in xs]
     before = [problem.start, *xs[:-1]]

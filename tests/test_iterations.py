@@ -4,7 +4,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -685,6 +685,38 @@ def test_nothing_is_asked_for_once_all_are_held() -> None:
 
     xs = list(settle(bounded(), start, 1e-6))
     assert len(xs) == 2
+
+
+def circling(factor: float, start: Tensor) -> Iterator[Tensor]:
+    """A cycle of three, approached by the factor at each iteration: an image that is turned."""
+    for k in count(1):
+        yield 1 + 0.1 * (k % 3) + factor**k * (start - 1)
+
+
+def test_a_cycle_settles_by_its_period_alone() -> None:
+    start, factor, tolerance = starts(), 0.9, 1e-3
+    xs = list(settle(circling(factor, start), start, tolerance, period=3))
+    free = [start, *islice(circling(factor, start), len(xs))]
+    assert len(list(islice(settle(circling(factor, start), start, tolerance), 300))) == 300
+    ends = []
+    for image in range(len(start)):
+        moved = [
+            float((free[i][image] - free[i - 3][image]).norm() / free[i][image].norm())
+            for i in range(3, len(free), 3)
+        ]
+        # as much in a period as its iterations may move by the tolerance
+        ends.append(3 * ([m <= 3 * tolerance for m in moved].index(True) + 1))
+        for i, x in enumerate(xs, start=1):
+            assert torch.equal(x[image], free[min(i, ends[-1])][image])
+    assert len(xs) == max(ends)
+
+
+def test_what_does_not_circle_settles_by_a_period_about_as_soon() -> None:
+    start = starts()
+    soon = len(list(settle(shrinking((0.95, 0.9, 0.2), start), start, 1e-4)))
+    later = len(list(settle(shrinking((0.95, 0.9, 0.2), start), start, 1e-4, period=8)))
+    assert later % 8 == 0
+    assert soon - 8 <= later <= soon + 16
 
 
 def test_iterates_that_end_before_are_passed_on() -> None:

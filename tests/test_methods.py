@@ -339,6 +339,30 @@ def test_what_keeps_nothing_of_its_network_turns_it(method: str) -> None:
     assert not torch.allclose(last(method), last(method + other), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("method", "period"), [("pnp-gd", 8), ("pnp-gd+x1", 1)])
+def test_what_is_turned_settles_by_what_changes_between_equal_turns(
+    method: str, period: int
+) -> None:
+    p = problem("deblur-k5-2.55")
+
+    def slanted(x: Tensor) -> Tensor:
+        return 100 * x * torch.linspace(0.5, 1, x.shape[-1])
+
+    networks = Networks(regularizers={"updated": slanted})
+    parameters, tolerance = {"sigma": 20.0, "curvature": 100.0}, 1e-5
+    settled = list(islice(iterate(method, p, networks, parameters, tolerance), 400))
+    free = list(islice(iterate(method, p, networks, parameters), 400))
+    assert period <= len(settled) < 400
+    assert len(settled) % period == 0
+    last = free[len(settled) - 1]
+    moved = (last - free[len(settled) - 1 - period]).norm() / last.norm()
+    assert moved <= 1.1 * period * tolerance
+    torch.testing.assert_close(settled[-1], last, rtol=0, atol=1e-3)
+    # neighbours of a cycle stay apart
+    apart = (free[-1] - free[-2]).norm() / free[-1].norm()
+    assert bool(apart > tolerance) is (period > 1)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_gs_pnp_takes_its_potential_with_weight_and_level(task: str) -> None:
     p = problem(task)
