@@ -247,7 +247,9 @@ def _begin(
     updated = [_in_order_of_memory(weight.detach(), weight) for weight in weights]
     betas = (0.9, recipe.beta2)
     optimiser = torch.optim.Adam(updated, lr=recipe.learning_rate, betas=betas, fused=True)
-    forward = torch.compile(objective) if recipe.compile else objective
+    # Called from C++ its kernels take 4 % less on a CPU; a GPU is at work meanwhile.
+    in_cpp: dict[str, Any] = {"cpp_wrapper": fabric.device.type == "cpu"}
+    forward = torch.compile(objective, options=in_cpp) if recipe.compile else objective
     model, optimiser = fabric.setup(forward, optimiser)  # type: ignore[arg-type]
     average = [weight.detach().clone() for weight in weights] if recipe.ema else []
     run = Run(recipe, title, seed, fabric, objective, model, optimiser, weights, updated, average)
