@@ -373,11 +373,8 @@ def test_the_step_of_pnp_gd_stays_where_it_is_stable_with_every_network(
         assert max(found) >= 3.9 * found[0]
 
 
-PERIOD = {
-    "pnp-gd": 8,
-    "pnp-admm": 1,
-    "pnp-hqs": 8,
-}  # iterations until a network is turned as before
+# iterations until a network is turned as before
+PERIOD = {"pnp-gd": 8, "pnp-admm": 1, "pnp-hqs": 8}
 
 
 def mean_psnr(
