@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -53,6 +53,11 @@ METHODS = {
     "pnp-hqs": "PnP-HQS",
     "gs-pnp": "GS-PnP",
     "unrolled-reg": "unrolled",
+}
+DENOISERS = {
+    "denoiser@original": "denoiser D",
+    "denoiser@updated": "denoiser D, updated with G",
+    "denoiser@gradient-step": "gradient-step denoiser",
 }
 KINDS = {
     "denoiser": "denoiser D",
@@ -113,10 +118,18 @@ and value not in ("", none) -%}
 {% endfor %}
 ## Measured
 
-Mean PSNR in dB of the unrounded networks over the test images, last iterates. Those of the
-denoisers alone, beside published ones, SSIM and intervals are in the report of the profile,
-`reports/{{ profile }}/`.
-{% for name, table in measured.items() %}
+Mean PSNR in dB of the unrounded networks over the test images, last iterates. SSIM, intervals, and
+the denoisers beside published ones are in the report of the profile, `reports/{{ profile }}/`.
+{% for name, table in denoised.items() %}
+{{ name }}, denoising at a noise of {{ table.columns | join(", ") }} /255:
+
+| network |{% for level in table.columns %} {{ level }} |{% endfor %}
+|---|{% for level in table.columns %}--:|{% endfor %}
+{% for method, row in table.iterrows() -%}
+| {{ denoisers[method] }} |{% for value in row %} {{ decibels(value) }} |{% endfor %}
+{% endfor %}
+{%- endfor %}
+{%- for name, table in measured.items() %}
 {{ name }}:
 
 | task |{% for method in table.columns %} {{ methods[method] }} |{% endfor %}
@@ -304,6 +317,8 @@ def model_card(
         most=MOST,
         counts={role: len(rows) for role, rows in manifest.groupby("role", sort=False)},
         sets={role: ", ".join(found.unique()) for role, found in sets.groupby(manifest["role"])},
+        denoisers=DENOISERS,
+        denoised=denoised(results, of_image),
         methods=METHODS,
         measured=found,
         label=lambda name: task_label(parse_task(name)),
@@ -319,6 +334,18 @@ def kernels_say(tasks: Sequence[str]) -> str:
     return f"Standard deviations of the blurs: {widths}" if kernels else ""
 
 
+def denoised(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """Mean PSNR in dB of the denoisers alone by test images: tables of DENOISERS by noise, /255."""
+    rows = _released_rows(results / "evaluate_denoising" / "table.csv", DENOISERS)
+    levels = rows["task"].str.removeprefix("denoise-").astype(float)
+    found = {}
+    for name, part in rows.groupby(rows["image"].map(sets)):
+        means = part.groupby(["method", levels])["value"].mean().unstack()
+        means = means.loc[[method for method in DENOISERS if method in means.index]]
+        found[_counted(name, part["image"].nunique())] = means.rename(columns="{:g}".format)
+    return found
+
+
 def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Mean PSNR in dB by test images: a table of tasks by those of METHODS that were run.
 
@@ -331,12 +358,7 @@ def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         *sorted(results.glob(f"{UNROLLED}/**/table.csv")),
     ]
     # ReG's training seeds and the unrolled networks' are numbered apart.
-    tables = [pd.read_csv(path) for path in paths if path.exists()]
-    first = [table[table["seed"] == table["seed"].min()] for table in tables]
-    if not first:
-        return {}
-    rows = pd.concat(first)
-    rows = rows[(rows["metric"] == "psnr") & rows["method"].isin(METHODS)]
+    rows = pd.concat([_released_rows(path, METHODS) for path in paths])
     found = {}
     for name, part in rows.groupby(rows["image"].map(sets)):
         images = part.groupby("method")["image"].agg(frozenset)
@@ -344,7 +366,21 @@ def measured(results: Path, sets: Mapping[str, str]) -> dict[str, pd.DataFrame]:
             same = part[part["image"].isin(of) & part["method"].map(images.ge(of))]
             tasks = same.loc[same["method"].map(images.eq(of)), "task"].unique()
             means = same.groupby(["task", "method"])["value"].mean().unstack()
-            found[f"{name}, {len(of)} image{'s' if len(of) > 1 else ''}"] = means.loc[
+            found[_counted(name, len(of))] = means.loc[
                 sorted(tasks), [method for method in METHODS if method in means]
             ]
     return found
+
+
+def _released_rows(path: Path, methods: Collection[str]) -> pd.DataFrame:
+    """Rows of PSNR of `methods` in a result table, of its first seed; none if there is no table."""
+    if not path.exists():
+        return pd.DataFrame(columns=["task", "method", "image", "value"])
+    table = pd.read_csv(path)
+    wanted = (table["metric"] == "psnr") & table["method"].isin(methods)
+    rows: pd.DataFrame = table[wanted & (table["seed"] == table["seed"].min())]
+    return rows
+
+
+def _counted(name: str, images: int) -> str:
+    return f"{name}, {images} image{'s' if images > 1 else ''}"

@@ -21,7 +21,7 @@ from reg.networks import (
     save_network,
 )
 from reg.photos import Photo, write_photo
-from reg.release import MOST, RELEASED, kernels_say, measured, release, store
+from reg.release import MOST, RELEASED, denoised, kernels_say, measured, release, store
 from reg.restoration import DENOISER, find_weights, parameters_of
 from reg.training import seeded
 from reg.unrolled import Unrolled, load_unrolled, save_unrolled
@@ -175,6 +175,50 @@ def test_means_are_of_one_set_of_images_each() -> None:
     assert bsd.loc["deblur-k5-2.55"].tolist() == [21.0, 30.5, 28.5]
     assert pd.isna(bsd.loc["inpaint-20", "start"])
     assert measured(Path("nowhere"), {}) == {}
+
+
+def with_denoisers() -> dict[str, pd.DataFrame]:
+    """What is `denoised` with two denoisers, the updated one of two training seeds."""
+    path = Path("results/mine/evaluate_denoising/table.csv")
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "task,method,seed,image,iteration,metric,value\n"
+        "denoise-50,denoiser@updated,2,a,1,psnr,26\n"
+        "denoise-5,denoiser@updated,2,a,1,psnr,36\n"
+        "denoise-5,denoiser@updated,2,b,1,psnr,38\n"
+        "denoise-5,denoiser@updated,3,a,1,psnr,99\n"
+        "denoise-5,denoiser@updated,2,a,1,psnr_8bit,98\n"
+        "denoise-5,denoiser@original,2,a,1,psnr,40\n"
+        "denoise-5,denoiser@original,2,c,1,psnr,41\n"
+        "denoise-5,noisy,2,a,1,psnr,34\n"
+    )
+    return denoised(Path("results/mine"), {"a": "bsd", "b": "bsd", "c": "set5"})
+
+
+def test_denoisers_have_their_means_by_set_and_noise() -> None:
+    tables = with_denoisers()
+    assert list(tables) == ["bsd, 2 images", "set5, 1 image"]
+    bsd = tables["bsd, 2 images"]
+    assert list(bsd.index) == ["denoiser@original", "denoiser@updated"]
+    assert list(bsd.columns) == ["5", "50"]  # by number
+    assert bsd.loc["denoiser@updated"].tolist() == [37.0, 26.0]  # of the first seed
+    assert pd.isna(bsd.loc["denoiser@original", "50"])
+    assert denoised(Path("nowhere"), {}) == {}
+
+
+def test_the_card_has_the_denoisers_where_they_were_measured() -> None:
+    release("mine")
+    assert "denoising at a noise" not in (RELEASED / "README.md").read_text()
+    with_denoisers()
+    manifest = Path("data/mine/prepare/manifest.csv")
+    table = Path("results/mine/evaluate_denoising/table.csv")
+    name = pd.read_csv(manifest)["name"].iloc[-1]
+    table.write_text(table.read_text().replace(",a,1,", f",{name},1,"))
+    release("mine")
+    card = (RELEASED / "README.md").read_text()
+    assert "test, 1 image, denoising at a noise of 5, 50 /255:\n\n| network | 5 | 50 |\n" in card
+    assert "| denoiser D, updated with G | 36.00 | 26.00 |\n" in card
+    assert "| denoiser D | 40.00 | – |\n" in card
 
 
 def with_unrolled(seed: int) -> dict[str, pd.DataFrame]:
