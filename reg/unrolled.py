@@ -118,11 +118,13 @@ class UnrolledObjective(nn.Module):
         super().__init__()
         self.restore, self.task, self.seed = restore, task, seed
         self.supervision = supervision
+        # Compiled, it would be traced anew for the names of every batch.
+        self.make_problem = torch.compiler.disable(make_problem)  # type: ignore[no-untyped-call]
 
     def forward(self, clean: Tensor, iteration: int, generators: Generators) -> dict[str, Tensor]:
         # A generator's seed is the crop's own, wherever in a batch the crop is.
         names = [f"crop {one.initial_seed()}" for one in generators]
-        problem = make_problem(self.task, clean, names, self.seed)
+        problem = self.make_problem(self.task, clean, names, self.seed)
         iterates = islice(self.restore.iterates(problem), self.restore.steps)
         *before, loss = (per_crop((x - clean).abs()) for x in iterates)
         if self.supervision and before:

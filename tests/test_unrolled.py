@@ -261,6 +261,18 @@ def test_noise_is_fresh_for_every_crop_and_iteration_and_repeatable() -> None:
     torch.testing.assert_close(part, first[2:])
 
 
+def test_compiled_it_is_the_same_loss_and_no_batch_is_traced_anew() -> None:
+    objective = UnrolledObjective(unrolled(steps=2), "deblur-k5-2.55", seed=7)
+    compiled = torch.compile(objective, backend="eager")
+    torch.compiler.reset()  # of what other tests compiled
+    # torch gives up, and warns, when one function has been traced eight times.
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for iteration in range(1, 11):
+            found = compiled(clean(), iteration, generators(iteration))["loss"]
+            expected = objective(clean(), iteration, generators(iteration))["loss"]
+            torch.testing.assert_close(found, expected)
+
+
 # --- the rival -----------------------------------------------------------------------------
 
 
