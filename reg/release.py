@@ -20,6 +20,7 @@ from torch import Tensor
 from reg.checkpoints import write_whole
 from reg.console import progress
 from reg.datasets import load_images, read_manifest, set_of
+from reg.denoising import GRADIENT_STEP, ORIGINAL, UPDATED
 from reg.errors import InputError
 from reg.evaluation import central_crops, denoising_validation, restoration_validation
 from reg.gradient_step import load_gradient_step
@@ -55,9 +56,9 @@ METHODS = {
     "unrolled-reg": "unrolled",
 }
 DENOISERS = {
-    "denoiser@original": "denoiser D",
-    "denoiser@updated": "denoiser D, updated with G",
-    "denoiser@gradient-step": "gradient-step denoiser",
+    ORIGINAL: "denoiser D",
+    UPDATED: "denoiser D, updated with G",
+    GRADIENT_STEP: "gradient-step denoiser",
 }
 KINDS = {
     "denoiser": "denoiser D",
