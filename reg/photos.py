@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from reg.checkpoints import write_whole
 from reg.errors import InputError
@@ -54,7 +54,10 @@ ORIENTATION, EXIF_FOLDER, GPS_FOLDER, INTEROPERABILITY = 0x0112, 0x8769, 0x8825,
 WIDTH_AND_HEIGHT = 0xA002, 0xA003
 RESOLUTION = 282, 283
 RESOLUTION_MOST = 65535  # pixels an inch, JPEG's limit
-JPEG_SEGMENT = 65500  # bytes of EXIF or XMP that fit into one
+JPEG_SEGMENT = 65500  # bytes of EXIF, XMP or IPTC that fit into one
+# IPTC is a tag of TIFF, and one of Photoshop's resources in JPEG and, as hexadecimal text, in PNG.
+IPTC_TAG, IPTC_RESOURCE = 33723, b"8BIM\x04\x04"
+IPTC_TEXT = "Raw profile type iptc"
 # From what EXIF's orientation says to the photograph as it is seen.
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
@@ -74,7 +77,7 @@ class Photo:
     ``pixels`` are (H,W,C), uint8 or uint16, with C = 1 gray, 2 gray and alpha, 3 RGB or 4 RGBA,
     in the colours of the file: nothing is converted by its profile. ``metadata`` may hold
     ``exif`` (without orientation, which the pixels have been turned by), ``icc_profile``, ``xmp``,
-    ``dpi``, ``comment``, and ``chunks``, those of a PNG.
+    ``iptc``, ``dpi``, ``comment``, and ``chunks``, those of a PNG.
     """
 
     pixels: Pixels
@@ -451,6 +454,8 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
     if xmp:
         xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
         metadata["xmp"] = re.sub(rb'tiff:Orientation(="|>)[0-9]', rb"tiff:Orientation\g<1>1", xmp)
+    if iptc := _read_iptc(image):
+        metadata["iptc"] = iptc
     try:
         exif = image.getexif()
         orientation = exif.get(ORIENTATION, 1)
@@ -473,10 +478,31 @@ def _read_metadata(image: Image.Image, content: bytes) -> tuple[dict[str, Any], 
     return metadata, orientation if isinstance(orientation, int) else 1
 
 
+def _read_iptc(image: Image.Image) -> bytes:
+    """The record of IPTC as it is stored, empty where there is none, or a damaged one."""
+    stored = b""
+    # As bytes, for many declare them numbers of 32 bits, of which Pillow gives the first.
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        stored = image.tag_v2._tagdata.get(IPTC_TAG, b"")
+    if image.format in ("JPEG", "MPO"):
+        stored = image.info.get("photoshop", {}).get(0x0404, b"")
+    if image.format == "PNG" and IPTC_TEXT in image.info:
+        try:  # a line of its name, one of its length, then lines of digits
+            block = bytes.fromhex("".join(image.info[IPTC_TEXT].split()[2:]))
+            start = block.index(IPTC_RESOURCE) + len(IPTC_RESOURCE)
+            start += block[start] // 2 * 2 + 2  # the resource's own name, padded to be even
+            (length,) = struct.unpack_from(">I", block, start)
+            stored = block[start + 4 : start + 4 + length]
+        except (ValueError, IndexError, struct.error):
+            return b""
+    return bytes(stored)
+
+
 def _describing_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    """Texts and colour of a PNG, as they are stored; not those that are XMP or EXIF."""
+    """Texts and colour of a PNG, as they are stored; not those that are XMP, EXIF or IPTC."""
     names = (*PNG_COLOUR, b"tEXt", b"zTXt", b"iTXt")
-    others = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")
+    profiles = tuple(b"Raw profile type " + name for name in (b"exif", b"APP1", b"iptc"))
+    others = (b"XML:com.adobe.xmp", *profiles)
     chunks = [(name, data) for name, data in _png_chunks(content) if name in names]
     return [chunk for chunk in chunks if not chunk[1].startswith(others)]
 
@@ -489,6 +515,7 @@ def _encode(kind: str, photo: Photo) -> bytes:
     options: dict[str, Any] = {
         name: metadata[name] for name in ("icc_profile", "dpi", "xmp") if name in metadata
     }
+    resource = _iptc_resource(metadata.get("iptc", b""))
     if kind == "WEBP":
         options.pop("dpi", None)
         options |= {"lossless": True, "exact": True}
@@ -500,20 +527,42 @@ def _encode(kind: str, photo: Photo) -> bytes:
         options |= {name: metadata[name] for name in ("comment",) if name in metadata}
         if len(options.get("xmp", b"")) > JPEG_SEGMENT:
             options.pop("xmp")
+        if 0 < len(resource) <= JPEG_SEGMENT:
+            segment = b"Photoshop 3.0\0" + resource
+            options["extra"] = b"\xff\xed" + struct.pack(">H", 2 + len(segment)) + segment
     exif = _exif_of_size(metadata.get("exif"), *pixels.shape[:2])
     if kind == "TIFF":
         if xmp := options.pop("xmp", None):
             exif[700] = xmp
+        if "iptc" in metadata:
+            exif[IPTC_TAG] = metadata["iptc"]
         options["tiffinfo"] = exif  # Pillow cannot compress a TIFF that has EXIF
     elif "exif" in metadata:
         content = exif.tobytes()
         if kind != "JPEG" or len(content) <= JPEG_SEGMENT:
             options["exif"] = content
     if kind == "PNG":
-        return _encode_png(pixels, options, metadata.get("chunks", []))
+        texts = metadata.get("chunks", [])
+        if resource:
+            texts = [*texts, _png_iptc(resource)]
+        return _encode_png(pixels, options, texts)
     if pixels.dtype == np.uint16:
         return _encode_tiff16(pixels, options)
     return _by_pillow(pixels, kind, options)
+
+
+def _iptc_resource(iptc: bytes) -> bytes:
+    """The record as a resource of Photoshop: without a name, padded to be even."""
+    if not iptc:
+        return b""
+    return IPTC_RESOURCE + struct.pack(">HI", 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
+
+
+def _png_iptc(resource: bytes) -> tuple[bytes, bytes]:
+    digits = resource.hex()
+    lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
+    text = "\n".join(["", "iptc", f"{len(resource):8}", *lines, ""])
+    return b"zTXt", IPTC_TEXT.encode() + b"\0\0" + zlib.compress(text.encode())
 
 
 def _exif_of_size(content: bytes | None, height: int, width: int) -> Image.Exif:

@@ -26,6 +26,7 @@ from reg.photos import (
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b"<x:xmpmeta><rdf:Description tiff:Orientation='1'/></x:xmpmeta>"
+IPTC = b"\x1c\x02\x05\x00\x05Title\x1c\x02\x19\x00\x03sea"  # an odd number of bytes
 LOSSLESS = [".png", ".tif", ".webp"]
 
 
@@ -61,6 +62,7 @@ def test_depth_alpha_and_metadata_go_through(
 ) -> None:
     path, pixels = tmp_path / f"a{suffix}", pixels_of(channels, dtype)
     metadata = {"exif": exif_bytes(), "icc_profile": ICC, "xmp": XMP, "dpi": (300, 300)}
+    metadata["iptc"] = IPTC
     if dtype is np.uint16 and (suffix == ".webp" or (suffix, channels) == (".tif", 2)):
         with pytest.raises(InputError, match=r"a\.(webp|tif)"):
             write_photo(path, Photo(pixels, metadata))
@@ -81,6 +83,7 @@ def test_depth_alpha_and_metadata_go_through(
     described = {**exif.get_ifd(0x8769), 0xA005: ...}  # where that directory lies
     assert described == {33434: (1, 100), 0xA002: 17, 0xA003: 13, 0xA005: ...}
     assert exif.get_ifd(0x8825) == {1: "N"}
+    assert back.metadata.get("iptc") == (None if suffix == ".webp" else IPTC)  # WebP has no place
     if suffix != ".webp":
         assert back.metadata["dpi"] == pytest.approx((300, 300), abs=0.01)
 
@@ -169,9 +172,43 @@ def test_metadata_that_a_format_cannot_hold_are_left_out(suffix: str, tmp_path: 
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x927C] = bytes(70_000)
     long = {"exif": exif.tobytes(), "xmp": b"<x:xmpmeta>" + b"a" * 70_000 + b"</x:xmpmeta>"}
+    long |= {"iptc": bytes(70_000)} if suffix != ".webp" else {}
     write_photo(tmp_path / f"a{suffix}", Photo(pixels_of(3, np.uint8), long))
     kept = read_photo(tmp_path / f"a{suffix}").metadata.keys() & long.keys()
     assert kept == (set() if suffix == ".jpg" else long.keys())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_iptc_is_read_as_others_write_it(order: str, tmp_path: Path) -> None:
+    """In a TIFF as numbers of 32 bits; in a JPEG and a PNG after another resource, with a name."""
+    pixels, record = pixels_of(3, np.uint8), IPTC + b"\0" * (-len(IPTC) % 4)
+    numbers = np.frombuffer(record, f"{order}u4").tolist()
+    tags = [(33723, 4, len(numbers), numbers, True)]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", byteorder=order, extratags=tags)
+    assert read_photo(tmp_path / "a.tif").metadata["iptc"] == record
+    digest = b"8BIM\x04\x25\0\0" + (16).to_bytes(4, "big") + bytes(16)
+    named = b"8BIM\x04\x04\x03abc" + len(IPTC).to_bytes(4, "big") + IPTC + b"\0"
+    segment = b"Photoshop 3.0\0" + digest + named
+    extra = b"\xff\xed" + (2 + len(segment)).to_bytes(2, "big") + segment
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "a.jpg", extra=extra)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type iptc", f"\niptc\n{len(segment)}\n{segment.hex()}\n", zip=True)
+    image.save(tmp_path / "a.png", pnginfo=text)
+    for name in ("a.jpg", "a.png"):
+        assert read_photo(tmp_path / name).metadata["iptc"] == IPTC
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\niptc\n4\nzz", "\niptc\n4\n3842494d0404", "no profile at all"]
+)
+def test_damaged_iptc_does_not_matter(text: str, tmp_path: Path) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type iptc", text)
+    Image.fromarray(pixels_of(3, np.uint8)).save(tmp_path / "a.png", pnginfo=texts)
+    photo = read_photo(tmp_path / "a.png")
+    assert "iptc" not in photo.metadata
+    write_photo(tmp_path / "b.jpg", photo)
 
 
 @pytest.mark.parametrize("resolution", [(0, 0), (1, 0), (2**31, 1)])
