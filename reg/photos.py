@@ -57,6 +57,7 @@ RESOLUTION_MOST = 65535  # pixels an inch, JPEG's limit
 JPEG_SEGMENT = 65500  # bytes of EXIF, XMP or IPTC that fit into one
 # IPTC is a tag of TIFF, and one of Photoshop's resources in JPEG and, as hexadecimal text, in PNG.
 IPTC_TAG, IPTC_RESOURCE = 33723, b"8BIM\x04\x04"
+IPTC_MARK = b"\x1c"  # with which every entry of the record begins
 IPTC_TEXT = "Raw profile type iptc"
 # From what EXIF's orientation says to the photograph as it is seen.
 TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -489,6 +490,8 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format == "PNG" and IPTC_TEXT in image.info:
         try:  # a line of its name, one of its length, then lines of digits
             block = bytes.fromhex("".join(image.info[IPTC_TEXT].split()[2:]))
+            if block.startswith(IPTC_MARK):  # some leave the resource out
+                return block
             start = block.index(IPTC_RESOURCE) + len(IPTC_RESOURCE)
             start += block[start] // 2 * 2 + 2  # the resource's own name, padded to be even
             (length,) = struct.unpack_from(">I", block, start)

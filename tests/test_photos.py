@@ -195,7 +195,10 @@ def test_iptc_is_read_as_others_write_it(order: str, tmp_path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type iptc", f"\niptc\n{len(segment)}\n{segment.hex()}\n", zip=True)
     image.save(tmp_path / "a.png", pnginfo=text)
-    for name in ("a.jpg", "a.png"):
+    bare = PngImagePlugin.PngInfo()
+    bare.add_text("Raw profile type iptc", f"\niptc\n{len(IPTC)}\n{IPTC.hex()}\n")
+    image.save(tmp_path / "b.png", pnginfo=bare)
+    for name in ("a.jpg", "a.png", "b.png"):
         assert read_photo(tmp_path / name).metadata["iptc"] == IPTC
 
 
